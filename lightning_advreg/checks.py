@@ -1,0 +1,95 @@
+"""Checks of images, labels and logits: one clear error before any time is spent."""
+
+import torch
+from torch import Tensor
+
+RANGE_TOLERANCE = 1e-4
+"""How far outside [0, 1] a pixel may lie before it is an error: room for the rounding of resizing."""
+
+
+def check_batch(x: Tensor, y: Tensor | None = None, *, num_classes: int | None = None) -> None:
+    """Check that a batch is what every network and attack of this library expects.
+
+    The ranges of ``x`` and ``y`` are read from the device together, in one synchronisation.
+
+    Args:
+        x: Images, floating point in [0, 1], of shape ``(N, ...)``.
+        y: Labels, integers in ``[0, num_classes)``, of shape ``(N,)``.
+        num_classes: The number of classes, where it is known.
+
+    Raises:
+        TypeError: If ``x`` is not floating point or ``y`` is not integer.
+        ValueError: If shapes disagree, the batch is empty, pixels lie outside [0, 1], or labels are out of range.
+
+    Example:
+        >>> check_batch(torch.rand(2, 1, 28, 28), torch.tensor([0, 9]), num_classes=10)
+        >>> check_batch(torch.full((1, 1, 28, 28), 255.0))
+        Traceback (most recent call last):
+        ...
+        ValueError: images must lie in [0, 1], got values from 255 to 255; divide by 255 in the data, ...
+    """
+    check_types(x, y)
+    bounds = torch.stack([*(b.float() for b in x.detach().aminmax()), *(b.float() for b in _label_bounds(y))]).tolist()
+    low, high = bounds[:2]
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise ValueError(
+            f"images must lie in [0, 1], got values from {low:g} to {high:g}; divide by 255 in the data, and move any "
+            "normalisation into the network as its first layer (lightning_advreg.networks.Normalize)."
+        )
+    if y is None:
+        return
+    first, last = (int(b) for b in bounds[2:])
+    if first < 0 or (num_classes is not None and last >= num_classes):
+        allowed = "0 or more" if num_classes is None else f"in [0, {num_classes}), for {num_classes} classes"
+        raise ValueError(
+            f"labels must be {allowed}, got labels from {first} to {last}; renumber the labels from 0, or give the "
+            "network as many outputs as there are classes (num_classes)."
+        )
+
+
+def check_types(x: Tensor, y: Tensor | None = None) -> None:
+    """Check dtypes and shapes of a batch, without touching its values (no device synchronisation).
+
+    Args:
+        x: Images, floating point, of shape ``(N, ...)``.
+        y: Labels, integers, of shape ``(N,)``.
+
+    Raises:
+        TypeError: If ``x`` is not floating point or ``y`` is not integer.
+        ValueError: If shapes disagree or the batch is empty.
+    """
+    if not x.is_floating_point():
+        raise TypeError(
+            f"images must be floating point in [0, 1], got {x.dtype}; convert with `x.float() / 255` or "
+            "torchvision.transforms.v2.functional.to_dtype(x, torch.float32, scale=True)."
+        )
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(f"images must be a batch (N, C, H, W) with at least one image, got shape {tuple(x.shape)}.")
+    if y is None:
+        return
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integer class indices, got {y.dtype}; convert with `y.long()`.")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(x)},), one per image, got {tuple(y.shape)}.")
+
+
+def check_logits(logits: Tensor, num_classes: int, *, source: str = "the data") -> None:
+    """Check that a network gives one logit per class.
+
+    Args:
+        logits: What the network gave for a batch.
+        num_classes: How many classes there are.
+        source: Who says so, for the message.
+
+    Raises:
+        ValueError: If ``logits`` is not of shape ``(N, num_classes)``.
+    """
+    if logits.dim() != 2 or logits.shape[1] != num_classes:
+        raise ValueError(
+            f"the network gives outputs of shape {tuple(logits.shape)}, but {source} has {num_classes} classes; "
+            f"give it logits of shape (N, {num_classes}), for networks of this library with num_classes={num_classes}."
+        )
+
+
+def _label_bounds(y: Tensor | None) -> tuple[Tensor, ...]:
+    return () if y is None else tuple(y.aminmax())
