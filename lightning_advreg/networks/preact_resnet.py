@@ -1,0 +1,78 @@
+"""Pre-activation ResNet-18 for small images."""
+
+from torch import Tensor, nn
+
+from lightning_advreg.networks.arguments import check_dropout, check_sizes
+from lightning_advreg.networks.base import Network
+from lightning_advreg.networks.layers import ActivationName, NormName, make_activation, make_norm
+from lightning_advreg.networks.pixels import CIFAR10_MEAN, CIFAR10_STD, make_normalize
+from lightning_advreg.networks.residual import PreActBlock, conv3x3, init_convolutions, make_stages
+
+
+class PreActResNet18(Network):
+    """ResNet-18 with normalisation and activation before each convolution, for images of about 32x32 pixels.
+
+    The network of fast adversarial training, robust overfitting and adversarial weight perturbation on CIFAR-10.
+    Source: He et al. (2016b). As there, the last sum is normalised and activated before pooling: 11,172,170 parameters
+    with the defaults. A common variant leaves this out and has 11,171,146. Images of any size are taken, with
+    ``norm="instance"`` from 9x9.
+
+    Args:
+        num_classes: The number of logits.
+        in_channels: Channels of the images.
+        norm: The normalisation. With ``"none"`` every residual branch is scaled by a learned gain that starts at zero
+            (SkipInit, De & Smith, 2020), and the convolutions have biases.
+        activation: The nonlinearity.
+        dropout: Probability of dropping a feature before the linear layer, in [0, 1).
+        width: Channels of the stem and the first stage; the others have 2, 4 and 8 times as many.
+        mean: Pixel mean per channel, in [0, 1]. None: that of CIFAR-10 for 3 channels, else no normalisation.
+        std: Pixel standard deviation per channel. None: as for ``mean``.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> PreActResNet18(width=4)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: NormName = "batch",
+        activation: ActivationName = "relu",
+        dropout: float = 0.0,
+        width: int = 64,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_dropout(dropout)
+        self.normalize = make_normalize(mean, std, in_channels, default=(CIFAR10_MEAN, CIFAR10_STD))
+        self.stem = conv3x3(in_channels, width, norm)
+        self.stages = make_stages(
+            lambda inputs, outputs, stride: PreActBlock(inputs, outputs, stride, norm, activation),
+            in_channels=width,
+            widths=[width, 2 * width, 4 * width, 8 * width],
+            blocks=2,
+        )
+        self.last = nn.Sequential(make_norm(norm, 8 * width), make_activation(activation))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(8 * width, num_classes)
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits.
+
+        Args:
+            x: Images in [0, 1], of shape ``(N, in_channels, H, W)``.
+
+        Returns:
+            Logits of shape ``(N, num_classes)``.
+        """
+        features = self.last(self.stages(self.stem(self.normalize(x)))).mean((2, 3))
+        logits: Tensor = self.classifier(self.dropout(features))
+        return logits

@@ -1,0 +1,150 @@
+"""The residual blocks that the residual networks share."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from lightning_advreg.networks.layers import (
+    ActivationName,
+    NormName,
+    make_activation,
+    make_branch_end,
+    make_norm,
+    needs_bias,
+)
+
+
+def conv3x3(in_channels: int, channels: int, norm: NormName, stride: int = 1) -> nn.Conv2d:
+    """Make a 3x3 convolution that keeps the size of the map, up to the stride."""
+    return nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=needs_bias(norm))
+
+
+def conv1x1(in_channels: int, channels: int, norm: NormName, stride: int) -> nn.Conv2d:
+    """Make the 1x1 convolution of a shortcut whose shape changes."""
+    return nn.Conv2d(in_channels, channels, 1, stride=stride, bias=needs_bias(norm))
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions, each followed by normalisation, with the activation after the sum.
+
+    Source: He et al. (2016a), figure 2. Without normalisation the branch ends in ``SkipGain``.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
+        norm: The normalisation.
+        activation: The nonlinearity.
+
+    Example:
+        >>> import torch
+        >>> BasicBlock(4, 8, stride=2, norm="batch", activation="relu")(torch.rand(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, norm: NormName, activation: ActivationName
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels, norm, stride)
+        self.norm1 = make_norm(norm, channels)
+        self.conv2 = conv3x3(channels, channels, norm)
+        self.norm2 = make_norm(norm, channels)
+        self.branch_end = make_branch_end(norm)
+        self.activation = make_activation(activation)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(conv1x1(in_channels, channels, norm, stride), make_norm(norm, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give features ``(N, channels, H / stride, W / stride)`` for features ``(N, in_channels, H, W)``."""
+        branch = self.activation(self.norm1(self.conv1(x)))
+        branch = self.branch_end(self.norm2(self.conv2(branch)))
+        out: Tensor = self.activation(self.shortcut(x) + branch)
+        return out
+
+
+class PreActBlock(nn.Module):
+    """Two convolutions, each preceded by normalisation and activation, with nothing after the sum.
+
+    A shortcut that changes shape starts from the activated input; any other carries the input untouched. Sources:
+    He et al. (2016b), figure 4e; dropout between the convolutions: Zagoruyko & Komodakis (2016), figure 1d. Without
+    normalisation the branch ends in ``SkipGain``.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
+        norm: The normalisation.
+        activation: The nonlinearity.
+        dropout: Probability of dropping a unit between the convolutions, in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> PreActBlock(4, 8, stride=2, norm="batch", activation="relu")(torch.rand(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        norm: NormName,
+        activation: ActivationName,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, in_channels)
+        self.conv1 = conv3x3(in_channels, channels, norm, stride)
+        self.norm2 = make_norm(norm, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv3x3(channels, channels, norm)
+        self.branch_end = make_branch_end(norm)
+        self.activation = make_activation(activation)
+        changes_shape = stride != 1 or in_channels != channels
+        self.shortcut = conv1x1(in_channels, channels, norm, stride) if changes_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give features ``(N, channels, H / stride, W / stride)`` for features ``(N, in_channels, H, W)``."""
+        activated = self.activation(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        branch = self.activation(self.norm2(self.conv1(activated)))
+        out: Tensor = shortcut + self.branch_end(self.conv2(self.dropout(branch)))
+        return out
+
+
+def make_stages(
+    make_block: Callable[[int, int, int], nn.Module], in_channels: int, widths: Sequence[int], blocks: int
+) -> nn.Sequential:
+    """Make the stages of a residual network; all but the first halve the size of the map.
+
+    Args:
+        make_block: Makes a block from its input channels, output channels and stride.
+        in_channels: Channels that enter the first stage.
+        widths: Channels of each stage.
+        blocks: The number of blocks of each stage.
+
+    Returns:
+        One ``nn.Sequential`` of blocks for each stage.
+    """
+    stages = nn.Sequential()
+    for i, width in enumerate(widths):
+        stage = nn.Sequential(make_block(in_channels, width, 1 if i == 0 else 2))
+        stage.extend(make_block(width, width, 1) for _ in range(blocks - 1))
+        stages.append(stage)
+        in_channels = width
+    return stages
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Draw convolution weights from N(0, 2 / fan_out), He et al. (2015), and set their biases to zero.
+
+    Args:
+        module: The network, changed in place.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
