@@ -1,0 +1,159 @@
+"""Pictures of a run: adversarial examples of a classifier, samples of a generator."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from lightning_advreg.attacks import Attack
+from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels, isolated_rng
+from lightning_advreg.callbacks.schedule import check_positive, due
+from lightning_advreg.reporting import adversarial_examples_figure, image_grid
+
+
+class AdversarialExamples(Callback):
+    """Show what an attack does to the first images of validation and test.
+
+    At the end of the epoch, ``val/adversarial_examples`` or ``test/adversarial_examples`` goes to the loggers and into
+    the run folder (:func:`~lightning_advreg.callbacks.log_image`): clean images, perturbations, attacked images and
+    predictions. Nothing of the training changes, random generators included. The sanity check shows nothing.
+
+    Args:
+        attack: The attack; any callable ``attack(model, x, y) -> x_adv`` will do.
+        num_images: How many images of the first batch to show.
+        every_n_epochs: Show them in every n-th epoch of ``fit``; ``validate`` and ``test`` always do.
+        class_names: A name for each class; numbers are shown without.
+
+    Raises:
+        TypeError: If the attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        ValueError: If a number is below 1, or a class has no name.
+
+    Example:
+        >>> from lightning_advreg.attacks import PGD
+        >>> AdversarialExamples(PGD(eps="8/255"), num_images=4).num_images
+        4
+    """
+
+    def __init__(
+        self, attack: Attack, num_images: int = 8, every_n_epochs: int = 1, class_names: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        if not callable(attack):
+            raise TypeError(f"attack must be called as attack(model, x, y), got {attack!r}; give one such as PGD().")
+        self.attack = attack
+        self.num_images = check_positive(num_images, "num_images")
+        self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+        self.class_names = class_names
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that the module can be attacked."""
+        check_classifier(pl_module, "AdversarialExamples")
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first images, if this epoch is due."""
+        wanted = not trainer.sanity_checking and (trainer.state.fn != "fit" or due(trainer, self.every_n_epochs))
+        if wanted and batch_idx == dataloader_idx == 0:
+            self._keep(batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first images."""
+        if batch_idx == dataloader_idx == 0:
+            self._keep(batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attack what was kept, and show it."""
+        self._show(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attack what was kept, and show it."""
+        self._show(trainer, pl_module, "test")
+
+    def _keep(self, batch: object) -> None:
+        x, y = images_and_labels(batch, "AdversarialExamples")
+        with torch.inference_mode(False):
+            self._kept = x[: self.num_images].detach().clone(), y[: self.num_images].clone()
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._kept is None:
+            return
+        (x, y), self._kept = self._kept, None
+        with evaluation(pl_module, x.device):
+            x_adv = self.attack(pl_module, x, y)
+            with torch.no_grad():
+                predictions, predictions_adv = (pl_module(images).argmax(1) for images in (x, x_adv))
+        figure = adversarial_examples_figure(x, x_adv, y, predictions, predictions_adv, self.class_names)
+        log_image(trainer, f"{stage}/adversarial_examples", figure, step=trainer.global_step)
+
+
+class GeneratedSamples(Callback):
+    """Show what a generator makes of the same latent vectors, epoch after epoch.
+
+    The module must have a buffer ``fixed_latent`` of shape ``(n, latent_dim)`` and a method ``sample(z)`` that gives
+    images of shape ``(N, C, H, W)`` in [0, 1]. At the end of a training epoch, a grid named ``samples`` goes to the
+    loggers and into the run folder (:func:`~lightning_advreg.callbacks.log_image`). Its step is the number of epochs
+    trained.
+
+    Args:
+        num_images: How many images to show, at most n.
+        every_n_epochs: Show them at the end of every n-th epoch.
+
+    Raises:
+        TypeError: If the module lacks ``fixed_latent`` or ``sample``.
+        ValueError: If a number is below 1, or ``fixed_latent`` has fewer than ``num_images`` rows.
+
+    Example:
+        >>> GeneratedSamples(num_images=16, every_n_epochs=5).every_n_epochs
+        5
+    """
+
+    def __init__(self, num_images: int = 64, every_n_epochs: int = 1) -> None:
+        super().__init__()
+        self.num_images = check_positive(num_images, "num_images")
+        self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that the module can generate."""
+        latent, sample = getattr(pl_module, "fixed_latent", None), getattr(pl_module, "sample", None)
+        if not isinstance(latent, Tensor) or not callable(sample):
+            raise TypeError(
+                f"GeneratedSamples needs a module with a buffer `fixed_latent` and a method `sample(z)`, which "
+                f"{type(pl_module).__name__} lacks; use lightning_advreg.GAN, or add both."
+            )
+        if len(latent) < self.num_images:
+            raise ValueError(
+                f"num_images must be at most {len(latent)}, the rows of the module's fixed_latent, got "
+                f"{self.num_images}."
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Generate and show, if this epoch is due."""
+        if not due(trainer, self.every_n_epochs):
+            return
+        module: Any = pl_module
+        with torch.no_grad(), isolated_rng(pl_module.device):
+            images = module.sample(module.fixed_latent[: self.num_images])
+        grid = image_grid(images, columns=math.ceil(math.sqrt(len(images))))
+        log_image(trainer, "samples", grid, step=trainer.current_epoch + 1)

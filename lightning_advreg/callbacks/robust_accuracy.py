@@ -1,0 +1,184 @@
+"""Accuracy under attack, measured during validation and test of any LightningModule."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
+
+from lightning_advreg.attacks import Attack
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.schedule import check_positive, due
+from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.metrics import Accuracy
+
+
+class RobustAccuracy(Callback):
+    """Attack the images of validation and test, and log the accuracy that is left.
+
+    Logs ``val/robust_acc/<name>`` and ``test/robust_acc/<name>`` for each attack at the end of the epoch, where
+    ``ModelCheckpoint`` and ``EarlyStopping`` can monitor them. With several loaders, names end in ``/dataloader_<i>``.
+
+    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y). Nothing of the
+    training changes: weights, gradients, BatchNorm statistics, train flags and random generators stay as they are, and
+    the attack runs with gradients on and autocast off whatever the Trainer sets. An attack without a seed of its own
+    draws from a stream that the run's seed and the batch determine, so it finds the same random starts in every epoch.
+
+    Over several processes every image counts once, also where the distributed sampler repeats images to give all
+    processes equally many. The sanity check attacks too, to find errors early, and leaves nothing behind.
+
+    Args:
+        attacks: Attacks by name; a single one goes by the name of its class in lower case. Any callable
+            ``attack(model, x, y) -> x_adv`` will do.
+        max_samples: Attack this many images at the start of each loader's data, over all processes together; all of
+            them by default. With a shuffling loader these are different images in every epoch.
+        every_n_epochs: Attack in every n-th epoch of ``fit``; ``validate`` and ``test`` always do. In other epochs
+            nothing is logged, so a checkpoint callback that monitors the result must skip them as well.
+
+    Raises:
+        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        ValueError: If there is no attack, a name is empty or contains ``/`` or ``.``, a number is below 1, or two of
+            these callbacks use one name.
+
+    Example:
+        >>> from lightning_advreg.attacks import FGSM, PGD
+        >>> callback = RobustAccuracy({"fgsm": FGSM(eps="8/255"), "pgd20": PGD(steps=20)}, max_samples=1000)
+        >>> list(callback.attacks), list(RobustAccuracy(PGD()).attacks)
+        (['fgsm', 'pgd20'], ['pgd'])
+    """
+
+    def __init__(
+        self, attacks: Attack | Mapping[str, Attack], max_samples: int | None = None, every_n_epochs: int = 1
+    ) -> None:
+        super().__init__()
+        self.attacks = _by_name(attacks)
+        self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
+        self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+        self._shares: list[Share] = []
+        # names of attacks differ between callbacks of one Trainer, so this does too
+        self._attribute = "_RobustAccuracy_" + "_".join(self.attacks)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Register metrics on the module, where Lightning moves, synchronises and resets them."""
+        check_classifier(pl_module, "RobustAccuracy")
+        for other in _others(trainer, self):
+            if shared := self.attacks.keys() & other.attacks.keys():
+                raise ValueError(
+                    f"two RobustAccuracy callbacks have an attack named {sorted(shared)[0]!r}; rename one of them."
+                )
+        setattr(pl_module, self._attribute, nn.ModuleDict())
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the metrics off the module."""
+        if hasattr(pl_module, self._attribute):
+            delattr(pl_module, self._attribute)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the metrics off the module, since no teardown follows an error."""
+        self.teardown(trainer, pl_module, "")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to count, if this epoch is due."""
+        self._shares = []
+        if trainer.state.fn != "fit" or trainer.sanity_checking or due(trainer, self.every_n_epochs):
+            self._start(trainer, pl_module, "val")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to count."""
+        self._start(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack the batch."""
+        if self._shares:
+            self._attack(pl_module, batch, "val", dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack the batch."""
+        self._attack(pl_module, batch, "test", dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log, early enough for callbacks that monitor."""
+        if self._shares:
+            self._log(pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log."""
+        self._log(pl_module)
+
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._shares = shares(trainer, self.max_samples)
+        metrics = self._metrics(pl_module)
+        metrics.clear()
+        for dataloader_idx in range(len(self._shares)):
+            for name in self.attacks:
+                metrics[self._key(stage, name, dataloader_idx)] = Accuracy().to(pl_module.device)
+
+    def _attack(self, pl_module: pl.LightningModule, batch: object, stage: str, dataloader_idx: int) -> None:
+        x, y = images_and_labels(batch, "RobustAccuracy")
+        share = self._shares[dataloader_idx]
+        place, counted = share.place, share.take(len(x))
+        if counted == 0:
+            return
+        metrics = self._metrics(pl_module)
+        for name, attack in self.attacks.items():
+            with evaluation(pl_module, x.device, offset=place):
+                # tensors made under inference mode cannot take part in a backward pass, these copies can
+                images, labels = x[:counted].detach().clone(), y[:counted].clone()
+                x_adv = attack(pl_module, images, labels)
+                with torch.no_grad():
+                    logits = pl_module(x_adv)
+            cast(Accuracy, metrics[self._key(stage, name, dataloader_idx)]).update(logits, labels)
+
+    def _log(self, pl_module: pl.LightningModule) -> None:
+        for key, metric in self._metrics(pl_module).items():
+            # named, since Lightning remembers the metrics that the module had at its first log
+            pl_module.log(key, cast(Accuracy, metric), prog_bar=True, metric_attribute=f"{self._attribute}.{key}")
+
+    def _metrics(self, pl_module: pl.LightningModule) -> nn.ModuleDict:
+        metrics = getattr(pl_module, self._attribute)
+        assert isinstance(metrics, nn.ModuleDict)
+        return metrics
+
+    def _key(self, stage: str, name: str, dataloader_idx: int) -> str:
+        suffix = f"/dataloader_{dataloader_idx}" if len(self._shares) > 1 else ""
+        return f"{stage}/robust_acc/{name}{suffix}"
+
+
+def _others(trainer: pl.Trainer, this: RobustAccuracy) -> list[RobustAccuracy]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [other for other in callbacks if isinstance(other, RobustAccuracy) and other is not this]
+
+
+def _by_name(attacks: Attack | Mapping[str, Attack]) -> dict[str, Attack]:
+    if not isinstance(attacks, Mapping):
+        attacks = {getattr(attacks, "__name__", type(attacks).__name__).lower(): attacks}
+    if not attacks:
+        raise ValueError("attacks must name at least one attack, such as {'pgd20': PGD(steps=20)}, got none.")
+    for name, attack in attacks.items():
+        if not isinstance(name, str) or not name or "/" in name or "." in name:
+            raise ValueError(f"names of attacks must be text without '/' and '.', such as 'pgd20', got {name!r}.")
+        if not callable(attack):
+            raise TypeError(
+                f"attacks[{name!r}] must be an attack, called as attack(model, x, y), got {attack!r}; give an object "
+                "such as PGD(steps=20)."
+            )
+    return dict(attacks)
