@@ -1,0 +1,6 @@
+"""``python -m lightning_advreg``: the command line."""
+
+from lightning_advreg.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
+
+import difflib
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+# imported so that configs can name their classes without a path
+import lightning_advreg.callbacks
+import lightning_advreg.data
+import lightning_advreg.modules
+import lightning_advreg.networks  # noqa: F401
+from lightning_advreg import __version__
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the whole configuration beside the results, and send it to loggers that show hyper-parameters."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Send the configuration to every logger but the one that writes files."""
+        config = self.config.as_dict()
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams({"config": json.loads(json.dumps(config, default=str))})
+
+
+class RunFolderCLI(LightningCLI):
+    """LightningCLI with one folder per run, ``trainer.default_root_dir``, that nothing overwrites.
+
+    ``fit`` leaves ``config.yaml``, ``metrics.csv``, ``checkpoints/`` and ``images/`` there; ``test`` and ``validate``
+    leave theirs, with ``results.json``, in a folder of their name inside it. Loggers of the configuration are added.
+    """
+
+    def before_instantiate_classes(self) -> None:
+        """Load checkpoints as tensors and plain values alone, unless ``--weights_only`` says otherwise."""
+        settings = None if self.subcommand is None else self.config[self.subcommand]
+        if settings is not None and settings.get("weights_only", True) is None:
+            settings["weights_only"] = True
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+        """Put the file logger first, so that it decides where everything lies."""
+        given = self._get(self.config_init, "trainer", default={}).get("logger")
+        if given is not False:
+            root = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "runs"
+            kwargs["logger"] = [_file_logger(Path(root), str(self.subcommand)), *_loggers(given)]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Say where the results are."""
+        self._say_where()
+
+    def after_test(self) -> None:
+        """Write ``results.json`` and say where it is."""
+        self._write_results()
+        self._say_where()
+
+    def after_validate(self) -> None:
+        """Write ``results.json`` and say where it is."""
+        self._write_results()
+        self._say_where()
+
+    def _parse_ckpt_path(self) -> None:
+        subcommand = self.config.get("subcommand")
+        settings = self.config.get(subcommand) if subcommand else None
+        path = settings.get("ckpt_path") if settings else None
+        if settings and path and Path(path).is_file():
+            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            saved_by = stored.get("hyper_parameters", {}).get("_class_path", "")
+            asked_for = str((settings.get("model") or {}).get("class_path", saved_by))
+            if saved_by and saved_by.rpartition(".")[2] != asked_for.rpartition(".")[2]:
+                self.parser.error(
+                    f"--ckpt_path {path} was saved by {saved_by}, but the model to {subcommand} is {asked_for}; give "
+                    "the configuration that the checkpoint was trained with, or another checkpoint."
+                )
+        super()._parse_ckpt_path()
+
+    @rank_zero_only
+    def _write_results(self) -> None:
+        folder = self.trainer.log_dir
+        if folder is None:
+            return
+        metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
+        checkpoint = self.trainer.ckpt_path
+        results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
+        (Path(folder) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    @rank_zero_only
+    def _say_where(self) -> None:
+        if self.trainer.log_dir is not None:
+            sys.stdout.write(f"Everything is in {self.trainer.log_dir}\n")
+
+
+def main(args: ArgsType = None) -> RunFolderCLI | None:
+    """Run the command line.
+
+    Args:
+        args: The arguments, without the program's name; None takes those of the process.
+
+    Returns:
+        The object that holds trainer, model and data of the run; None for commands without any.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    if isinstance(arguments, list):
+        if arguments[:1] == ["demo"]:
+            from lightning_advreg.demo import main as demo
+
+            demo(arguments[1:])
+            return None
+        arguments = find_configs(arguments)
+    if args is None:
+        # LightningCLI reads them there itself, and warns where arguments come from both sides
+        sys.argv[1:] = arguments
+    return RunFolderCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "lightning-advreg", "version": __version__},
+        args=None if args is None else arguments,
+    )
+
+
+def configs_folder() -> Path:
+    """Find the configurations that come with the library, in a checkout or in an installed wheel."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Replace ``--config NAME`` by the path of the shipped configuration, where no file of that name lies here.
+
+    Args:
+        arguments: Command-line arguments; ``configs/mnist_pgd.yaml``, ``mnist_pgd.yaml`` and ``mnist_pgd`` are one.
+
+    Raises:
+        SystemExit: If there is no such configuration; the message names the nearest ones.
+    """
+    found: list[str] = []
+    for index, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if index and arguments[index - 1] in ("--config", "-c"):
+            found.append(_find_config(argument))
+        elif flag == "--config" and value:
+            found.append(f"--config={_find_config(value)}")
+        else:
+            found.append(argument)
+    return found
+
+
+def _find_config(name: str) -> str:
+    if Path(name).is_file() or name.lstrip().startswith("{"):
+        return name
+    folder = configs_folder()
+    shipped = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+    key = name.removeprefix("configs/").removesuffix(".yaml")
+    if key in shipped:
+        return str(shipped[key])
+    near = difflib.get_close_matches(key, shipped, n=3, cutoff=0.4) or list(shipped)
+    sys.exit(f"lightning-advreg: there is no configuration {name}; nearest of those that come along: {', '.join(near)}")
+
+
+def _loggers(given: object) -> list[Logger]:
+    if isinstance(given, Logger):
+        return [given]
+    return list(given) if isinstance(given, list | tuple) else []
+
+
+def _file_logger(root: Path, subcommand: str) -> CSVLogger:
+    name = "" if subcommand == "fit" else subcommand
+    _set_aside(root / name / "metrics.csv")
+    return CSVLogger(save_dir=str(root), name=name, version="")
+
+
+@rank_zero_only
+def _set_aside(metrics: Path) -> None:
+    # CSVLogger deletes what an earlier run left
+    if metrics.is_file():
+        names = (metrics.with_name(f"metrics_{number}.csv") for number in itertools.count(1))
+        metrics.rename(next(name for name in names if not name.exists()))

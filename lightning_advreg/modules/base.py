@@ -1,0 +1,161 @@
+"""What all LightningModules of this library share: safe checkpoints and exact continuation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.mixins import hparams_mixin
+from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import Self
+
+from lightning_advreg.modules.hyperparameters import class_path, describe_all
+from lightning_advreg.recorded import Recorded
+
+_KEY = "lightning_advreg"
+
+
+class CheckpointedModule(Recorded, LightningModule):
+    """A LightningModule whose checkpoints hold plain values alone, and from which training continues exactly.
+
+    - Hyper-parameters are stored as class paths and numbers, whether the module was made by the command line or in
+      Python, so that ``torch.load(weights_only=True)`` reads them and ``load_from_checkpoint`` rebuilds the module. An
+      argument that plain values cannot describe, such as a network of the user's own, is left out, and is asked for
+      when the checkpoint is loaded; one that has a default, such as an optimizer, is named in a warning.
+    - The state of the random generator is stored, and restored when training continues (in one process).
+    - A checkpoint of another class is refused.
+
+    Args:
+        required: The arguments without which the module cannot be rebuilt.
+    """
+
+    required: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random_state: torch.Tensor | None = None
+        # what LightningCLI parsed names foreign classes too; no public function tells whether it is at work
+        parsed = hparams_mixin._given_hyperparameters.get()
+        self.save_hyperparameters(
+            {
+                "_class_path": class_path(type(self)),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+                **describe_all(self.init_args),
+            }
+            if parsed is None
+            else dict(parsed)
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store which class this is, and the state of the random generator."""
+        checkpoint[_KEY] = {
+            "class": class_path(type(self)),
+            "random_state": torch.get_rng_state(),
+            "left_out": sorted(self.init_args.keys() - self.hparams.keys()),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another class, and remember the state of the random generator."""
+        stored = checkpoint.get(_KEY, {})
+        _check_class(type(self), stored.get("class"))
+        self._random_state = stored.get("random_state")
+
+    def on_fit_start(self) -> None:
+        """Continue the random stream where the checkpoint left it."""
+        # one state was saved, which several processes must not share: their noise would be the same
+        if self._random_state is not None and self.trainer.world_size == 1:
+            torch.set_rng_state(self._random_state.cpu())
+        self._random_state = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,  # noqa: ANN401
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Self:
+        """Rebuild a module from a checkpoint file, with Lightning's arguments.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where to put tensors, as in ``torch.load``.
+            hparams_file: Hyper-parameters that replace the checkpoint's.
+            strict: Whether the weights must match exactly.
+            weights_only: Refuse anything but tensors and plain values; True by default.
+            **kwargs: Constructor arguments that replace the checkpoint's, such as ``network``.
+
+        Raises:
+            ValueError: If the checkpoint is of another class, or lacks an argument that cannot be rebuilt.
+        """
+        if isinstance(checkpoint_path, str | Path) and hparams_file is None:
+            stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+            _check_class(cls, stored.get(_KEY, {}).get("class"))
+            arguments = stored.get("hyper_parameters", {})
+            _check_complete(cls, {**arguments, **kwargs}, checkpoint_path)
+            _warn_of_defaults(stored.get(_KEY, {}).get("left_out", ()), kwargs, checkpoint_path)
+            if "_class_path" in arguments:
+                # a subclass may continue what its base class saved
+                kwargs["_class_path"] = class_path(cls)
+        # Lightning's method refuses to run on an instance, so it is called as it is found on the class
+        module = super().load_from_checkpoint(
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=True if weights_only is None else weights_only,
+            **kwargs,
+        )
+        assert isinstance(module, cls)
+        return module
+
+
+def unique_names(objects: Sequence[object]) -> list[str]:
+    """Name objects by their classes in lower case, numbered where a class occurs twice.
+
+    Example:
+        >>> unique_names([1, 2.0, 3])
+        ['int', 'float', 'int_2']
+    """
+    names: list[str] = []
+    counts: dict[str, int] = {}
+    for item in objects:
+        name = getattr(type(item), "__name__", "object").lower()
+        if name == "function":
+            name = getattr(item, "__name__", name)
+        counts[name] = counts.get(name, 0) + 1
+        names.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
+    return names
+
+
+def _check_class(cls: type, stored: str | None) -> None:
+    known = {class_path(base) for base in cls.__mro__}
+    if stored is None or stored in known or stored.rpartition(".")[2] in {base.__name__ for base in cls.__mro__}:
+        return
+    raise ValueError(
+        f"this checkpoint was saved by {stored}, not by {class_path(cls)}; load it with "
+        f"{stored.rpartition('.')[2]}.load_from_checkpoint, or take its weights alone from its 'state_dict'."
+    )
+
+
+def _check_complete(cls: type[CheckpointedModule], arguments: Mapping[str, Any], path: str | Path) -> None:
+    missing = [name for name in cls.required if name not in arguments]
+    if missing:
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise ValueError(
+            f"{path} does not say how to build {' and '.join(missing)}, since it was made with an object that is not "
+            f"of this library; give it again: {cls.__name__}.load_from_checkpoint(path, {given})."
+        )
+
+
+def _warn_of_defaults(left_out: Sequence[str], given: Mapping[str, Any], path: str | Path) -> None:
+    names = [name for name in left_out if name not in given]
+    if names:
+        rank_zero_warn(
+            f"{path} does not say which {' and '.join(names)} it was made with, since plain values cannot describe "
+            "that; the default is used, unless you give it again: "
+            f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in names)})."
+        )

@@ -1,0 +1,171 @@
+"""What the two classifiers share: metrics, penalties, constraints, optimizers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lightning_advreg.attacks import borrowed
+from lightning_advreg.checks import check_batch, check_logits
+from lightning_advreg.constraints import Constraint
+from lightning_advreg.metrics import Accuracy
+from lightning_advreg.modules.base import CheckpointedModule, unique_names
+from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
+from lightning_advreg.objectives import ObjectiveOutput
+from lightning_advreg.penalties import L2, ElasticNet, WeightPenalty
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
+
+
+class Classifier(CheckpointedModule, ABC):
+    """A classifier in training: an objective to be named by the subclass, soft and hard limits, and metrics.
+
+    A subclass implements :meth:`objective_of`. Logged are ``train/loss`` (with penalties), ``train/penalty/<name>``,
+    ``train/acc`` and ``train/robust_acc`` (from the logits the objective computed), ``val/loss``, ``val/acc``,
+    ``test/loss`` and ``test/acc``.
+
+    Args:
+        network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+        penalties: Soft limits: terms added to the loss.
+        constraints: Hard limits: checked before training, and enforced after each optimizer step.
+        optimizer: From parameters to an optimizer.
+        lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+    """
+
+    required = ("network",)
+
+    def __init__(
+        self,
+        network: nn.Module,
+        penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
+        constraints: Sequence[Constraint] = (),
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.penalties = dict(zip(unique_names(penalties), penalties, strict=True))
+        self.constraints = tuple(constraints)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
+        for constraint in self.constraints:
+            constraint.check(network)
+
+    @abstractmethod
+    def objective_of(self, x: Tensor, y: Tensor, batch_idx: int) -> ObjectiveOutput:
+        """Give the loss of a training batch, without penalties."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the loss of a batch, penalties included."""
+        x, y = batch
+        if batch_idx == 0:
+            self.check_batch(x, y)
+        output = self.objective_of(x, y, batch_idx)
+        loss = output.loss
+        for name, penalty in self.penalties.items():
+            value = penalty(self.network)
+            self.log(f"train/penalty/{name}", value.detach())
+            loss = loss + value
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self._log_accuracy("train/acc", self.train_acc, output.logits, y)
+        self._log_accuracy("train/robust_acc", self.train_robust_acc, output.logits_adv, y)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of the clean images."""
+        self._evaluate("val", self.val_acc, batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of the clean images."""
+        self._evaluate("test", self.test_acc, batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give logits."""
+        logits: Tensor = self(batch[0])
+        return logits
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule, and say so if weight decay is counted twice."""
+        optimizer = self.optimizer(self.network.parameters())
+        self._warn_of_double_decay(optimizer)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler(optimizer))}
+
+    def on_fit_start(self) -> None:
+        """Make the first weights meet the hard limits."""
+        super().on_fit_start()
+        # the weights of a checkpoint meet them already, and rounding would move them
+        if self.trainer.ckpt_path is None:
+            self._project()
+
+    def on_train_start(self) -> None:
+        """Tell the schedule how many steps there are."""
+        fit_schedules(self.trainer)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
+    ) -> None:
+        """Take a step, then enforce the hard limits."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._project()
+
+    def check_batch(self, x: Tensor, y: Tensor) -> None:
+        """Check the first batch of an epoch: pixels, labels, and one logit per class.
+
+        Raises:
+            TypeError: If images are not floating point or labels are not integers.
+            ValueError: If pixels or labels are out of range, or the network's outputs are not one logit per class.
+        """
+        check_batch(x, y)
+        with borrowed(self.network), torch.no_grad():
+            logits = self.network(x[:1])
+        num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if isinstance(num_classes, int):
+            check_logits(logits, num_classes)
+        check_batch(x, y, num_classes=logits.shape[-1])
+
+    def _evaluate(self, stage: str, accuracy: Accuracy, batch: Batch, batch_idx: int) -> None:
+        x, y = batch
+        if batch_idx == 0:
+            self.check_batch(x, y)
+        logits = self(x)
+        self.log(f"{stage}/loss", nn.functional.cross_entropy(logits, y), on_epoch=True, sync_dist=True)
+        self._log_accuracy(f"{stage}/acc", accuracy, logits, y)
+
+    def _log_accuracy(self, name: str, accuracy: Accuracy, logits: Tensor | None, y: Tensor) -> None:
+        if logits is None:
+            return
+        accuracy.update(logits.detach(), y)
+        self.log(name, accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+    def _project(self) -> None:
+        for constraint in self.constraints:
+            constraint.project_(self.network)
+
+    def _warn_of_double_decay(self, optimizer: Optimizer) -> None:
+        decay = max(group.get("weight_decay", 0) for group in optimizer.param_groups)
+        soft = [name for name, penalty in self.penalties.items() if isinstance(penalty, L2 | ElasticNet)]
+        if decay > 0 and soft:
+            rank_zero_warn(
+                f"The squared weights count twice: in penalty {soft[0]!r} and in the optimizer's weight_decay={decay:g}. "
+                "Set one of them to 0."
+            )

@@ -1,0 +1,59 @@
+"""The regularised classifier."""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from lightning_advreg.constraints import Constraint
+from lightning_advreg.modules.classifier import Classifier
+from lightning_advreg.objectives import ObjectiveOutput
+from lightning_advreg.penalties import WeightPenalty
+from lightning_advreg.values import Number, to_float
+
+
+class RegularizedClassifier(Classifier):
+    """A classifier trained on clean images under soft and hard limits: ``min E[CE(f(x), y)] + penalties``.
+
+    Soft limits are penalties, terms of the loss that pull weights; hard limits are constraints, met exactly after every
+    step. Norm layers, activation and dropout are arguments of the network.
+
+    Args:
+        network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; normalisation belongs inside.
+        penalties: Soft limits on the weights: terms added to the loss, each logged as ``train/penalty/<name>``.
+        constraints: Hard limits: checked before training, and enforced after each optimizer step.
+        label_smoothing: The share of each label spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
+        optimizer: From parameters to an optimizer.
+        lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+
+    Raises:
+        ValueError: If ``label_smoothing`` is out of its range or the network exceeds a budget.
+
+    Example:
+        >>> from lightning_advreg.constraints import Budget, MaxNorm
+        >>> from lightning_advreg.networks import MNISTConvNet
+        >>> from lightning_advreg.penalties import L1
+        >>> limits = [MaxNorm(3.0), Budget(parameters=200_000)]
+        >>> model = RegularizedClassifier(MNISTConvNet(dropout=0.3), penalties=[L1(1e-5)], constraints=limits)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
+        constraints: Sequence[Constraint] = (),
+        label_smoothing: Number = 0.0,
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(network, penalties, constraints, optimizer, lr_scheduler)
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing must be less than 1, got {label_smoothing!r}.")
+
+    def objective_of(self, x: Tensor, y: Tensor, batch_idx: int) -> ObjectiveOutput:
+        """Give the cross-entropy of a training batch."""
+        logits = self(x)
+        return ObjectiveOutput(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), logits)
