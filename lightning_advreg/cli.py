@@ -96,7 +96,7 @@ class RunFolderCLI(LightningCLI):
     @rank_zero_only
     def _say_where(self) -> None:
         if self.trainer.log_dir is not None:
-            sys.stdout.write(f"Everything is in {self.trainer.log_dir}\n")
+            sys.stdout.write(f"Everything is in {Path(self.trainer.log_dir)}\n")
 
 
 def main(args: ArgsType = None) -> RunFolderCLI | None:

@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="lightning-advreg demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
-    parser.add_argument("--epochs", type=int, default=40, help="training epochs of each network (40)")
+    parser.add_argument("--epochs", type=int, default=30, help="training epochs of each network (30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and attacks (0)")
     options = parser.parse_args(args)
     _quieten()

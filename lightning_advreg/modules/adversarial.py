@@ -30,7 +30,7 @@ class AdversarialClassifier(Classifier):
         penalties: Soft limits on the weights: terms added to the loss.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         eps_warmup_epochs: Let the attack's budget and steps grow linearly from 0 over so many epochs. On MNIST at Linf
-            0.3 training does not leave its starting plateau (loss ln 10) without; at CIFAR's 8/255 it changes nothing.
+            0.3 training may not leave its starting plateau (loss ln 10) without.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,6 +12,8 @@ from typing_extensions import Self
 
 from lightning_advreg.modules.hyperparameters import class_path, describe_all
 from lightning_advreg.recorded import Recorded
+
+T = TypeVar("T")
 
 _KEY = "lightning_advreg"
 
@@ -113,22 +115,22 @@ class CheckpointedModule(Recorded, LightningModule):
         return module
 
 
-def unique_names(objects: Sequence[object]) -> list[str]:
-    """Name objects by their classes in lower case, numbered where a class occurs twice.
+def by_name(objects: Sequence[T]) -> dict[str, T]:
+    """Name objects by their classes in lower case, functions by their own names; numbered where one occurs twice.
 
     Example:
-        >>> unique_names([1, 2.0, 3])
-        ['int', 'float', 'int_2']
+        >>> by_name([1, 2.0, 3])
+        {'int': 1, 'float': 2.0, 'int_2': 3}
     """
-    names: list[str] = []
+    named: dict[str, T] = {}
     counts: dict[str, int] = {}
     for item in objects:
         name = getattr(type(item), "__name__", "object").lower()
         if name == "function":
             name = getattr(item, "__name__", name)
         counts[name] = counts.get(name, 0) + 1
-        names.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
-    return names
+        named[name if counts[name] == 1 else f"{name}_{counts[name]}"] = item
+    return named
 
 
 def _check_class(cls: type, stored: str | None) -> None:

@@ -16,7 +16,7 @@ from lightning_advreg.attacks import borrowed
 from lightning_advreg.checks import check_batch, check_logits
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.metrics import Accuracy
-from lightning_advreg.modules.base import CheckpointedModule, unique_names
+from lightning_advreg.modules.base import CheckpointedModule, by_name
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
 from lightning_advreg.penalties import L2, ElasticNet, WeightPenalty
@@ -52,7 +52,7 @@ class Classifier(CheckpointedModule, ABC):
     ) -> None:
         super().__init__()
         self.network = network
-        self.penalties = dict(zip(unique_names(penalties), penalties, strict=True))
+        self.penalties = by_name(penalties)
         self.constraints = tuple(constraints)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -166,6 +166,6 @@ class Classifier(CheckpointedModule, ABC):
         soft = [name for name, penalty in self.penalties.items() if isinstance(penalty, L2 | ElasticNet)]
         if decay > 0 and soft:
             rank_zero_warn(
-                f"The squared weights count twice: in penalty {soft[0]!r} and in the optimizer's weight_decay={decay:g}. "
-                "Set one of them to 0."
+                f"The squared weights count twice: in penalty {soft[0]!r} and in the optimizer's "
+                f"weight_decay={decay:g}. Set one of them to 0."
             )

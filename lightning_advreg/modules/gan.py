@@ -14,7 +14,7 @@ from torch.optim import Adam
 from lightning_advreg.attacks import borrowed
 from lightning_advreg.checks import check_batch
 from lightning_advreg.constraints import Constraint
-from lightning_advreg.modules.base import CheckpointedModule, unique_names
+from lightning_advreg.modules.base import CheckpointedModule, by_name
 from lightning_advreg.modules.classifier import Batch
 from lightning_advreg.modules.schedules import fit_schedules
 from lightning_advreg.objectives import GANLoss, NonSaturating
@@ -95,7 +95,7 @@ class GAN(CheckpointedModule):
         super().__init__()
         self.automatic_optimization = False
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.penalties = {"g": _named(generator_penalties), "d": _named(discriminator_penalties)}
+        self.penalties = {"g": by_name(generator_penalties), "d": by_name(discriminator_penalties)}
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         self.optimizers_of = {"d": discriminator_optimizer, "g": generator_optimizer}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
@@ -129,7 +129,7 @@ class GAN(CheckpointedModule):
         real = batch[0]
         if batch_idx == 0:
             self.check_batch(real)
-        optimizer_d, optimizer_g = self._optimizers()
+        optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         with self.toggled_optimizer(optimizer_d):
             self._step("d", optimizer_d, self.discriminator_loss(real))
         self.batches_seen += 1
@@ -270,16 +270,8 @@ class GAN(CheckpointedModule):
             logits = _one_logit_each(self.discriminator(images), images)
             self.log(f"{stage}/{name}", logits.mean(), on_epoch=True, sync_dist=True, batch_size=len(real))
 
-    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
-        return optimizer_d, optimizer_g
-
 
 _COUNTERS = ("batches_seen", "images_seen", "generator_steps")
-
-
-def _named(penalties: Penalties) -> dict[str, WeightPenalty | Callable[[nn.Module], Tensor]]:
-    return dict(zip(unique_names(penalties), penalties, strict=True))
 
 
 def _at_least(value: int, minimum: int, name: str) -> int:

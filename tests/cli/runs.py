@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from torchvision.datasets import CIFAR10
 
 from lightning_advreg.cli import configs_folder, main
@@ -12,6 +13,7 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 SHORT = [
     *QUIET,
     *("--trainer.max_epochs", "1"),
+    *("--trainer.num_sanity_val_steps", "0"),
     *("--trainer.limit_train_batches", "2"),
     *("--trainer.limit_val_batches", "1"),
     *("--trainer.limit_test_batches", "1"),
@@ -40,3 +42,11 @@ def run(command, name, *flags):
 
 def root(name):
     return Path("runs", name)
+
+
+def refused(capsys, *arguments):
+    """What the command line says when it refuses: its own error, or that of the class it was building."""
+    with pytest.raises((SystemExit, ValueError, TypeError, FileNotFoundError)) as caught:
+        main(list(arguments))
+    assert getattr(caught.value, "code", 1) != 0
+    return capsys.readouterr().err + str(caught.value)

@@ -118,4 +118,25 @@ def gan(**settings):
     )
 
 
+def plain_gan(**settings):
+    """Neither chance nor limits beyond what is asked for, and a generator step in every batch."""
+    nothing = dict.fromkeys(
+        ["generator_constraints", "discriminator_constraints", "discriminator_penalties"], ()
+    ) | dict.fromkeys(["generator_lr_scheduler", "discriminator_lr_scheduler"])
+    return gan(**{**nothing, "discriminator": discriminator(), "instance_noise": 0, "n_critic": 1, **settings})
+
+
+def fit_gan(model, *, batches=4, epochs=1, **settings):
+    fitting = trainer(max_epochs=epochs, limit_train_batches=batches, limit_val_batches=0, **settings)
+    fitting.fit(model, datamodule=digits())
+    return fitting
+
+
+def alone(model, method, *args):
+    """Call a loss of the module outside training."""
+    model.log = model.log_dict = lambda *a, **k: None
+    return getattr(model, method)(*args)
+
+
+FROZEN = partial(torch.optim.SGD, lr=0.0)
 BUILDERS = {"adversarial": adversarial, "regularized": regularized, "gan": gan}

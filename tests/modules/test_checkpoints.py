@@ -133,7 +133,7 @@ def test_a_subclass_loads_what_its_base_saved_but_not_the_other_way_round(saved,
     assert_equal_weights(Mine.load_from_checkpoint(path), model)
     path = save(Mine(conv()), tmp_path / "mine.ckpt")
     assert type(Mine.load_from_checkpoint(path)) is Mine
-    with pytest.raises(ValueError, match="saved by .*Mine, not by"):
+    with pytest.raises(ValueError, match=r"saved by .*Mine, not by"):
         RegularizedClassifier.load_from_checkpoint(path)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_advreg.attacks import FGSM, PGD
 from lightning_advreg.constraints import Budget, MaxNorm
 from lightning_advreg.modules import GAN, LinearOneCycle
-from lightning_advreg.modules.base import unique_names
+from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.hyperparameters import Undescribable, class_path, describe, describe_all
 from lightning_advreg.networks import MNISTConvNet, ResNet18
 
@@ -145,4 +145,4 @@ def test_names_of_penalties():
     def decay(module):
         return 0
 
-    assert unique_names([PGD(), FGSM(), PGD(), decay, PGD()]) == ["pgd", "fgsm", "pgd_2", "decay", "pgd_3"]
+    assert list(by_name([PGD(), FGSM(), PGD(), decay, PGD()])) == ["pgd", "fgsm", "pgd_2", "decay", "pgd_3"]
