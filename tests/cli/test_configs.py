@@ -95,7 +95,7 @@ def test_a_second_run_keeps_the_metrics_of_the_first():
     (folder / "metrics_2.csv").write_text("second")
     (folder / "metrics.csv").write_text("third")
     run("fit", "digits_regularized")
-    assert sorted(path.name for path in folder.glob("metrics*.csv")) == ["metrics.csv", "metrics_1.csv", "metrics_2.csv"]
+    assert len(list(folder.glob("metrics*.csv"))) == 3
     assert [(folder / f"metrics_{i}.csv").read_text() for i in (1, 2)] == ["third", "second"]
     last = (folder / "metrics.csv").read_text()
     run("fit", "digits_regularized")
