@@ -26,7 +26,7 @@ from lightning_advreg.networks import MNISTConvNet
 from lightning_advreg.penalties import L1, L2
 from lightning_advreg.reporting import markdown_table
 
-IMAGES, EPOCHS, BATCH_SIZE = 1_000, 60, 64
+IMAGES, EPOCHS, BATCH_SIZE = 1_000, 40, 64
 Build = Callable[[], RegularizedClassifier]
 
 
