@@ -46,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=30, help="training epochs of each network (30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and attacks (0)")
     options = parser.parse_args(args)
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {options.epochs}")
     _quieten()
     started = time.monotonic()
     console = Console()
