@@ -51,7 +51,11 @@ class RunFolderCLI(LightningCLI):
         given = self._get(self.config_init, "trainer", default={}).get("logger")
         if given is not False:
             root = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "runs"
-            kwargs["logger"] = [_file_logger(Path(root), str(self.subcommand)), *_loggers(given)]
+            subcommand = str(self.subcommand)
+            if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
+                # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
+                _set_aside(Path(root) / "checkpoints")
+            kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
@@ -133,6 +137,12 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
     )
 
 
+def console() -> None:
+    """Run the command line as a program, whose exit status is 0 unless something fails."""
+    # what `main` gives would be an exit status of 1 to the console script
+    main()
+
+
 def configs_folder() -> Path:
     """Find the configurations that come with the library, in a checkout or in an installed wheel."""
     package = Path(__file__).parent
@@ -186,8 +196,8 @@ def _file_logger(root: Path, subcommand: str) -> CSVLogger:
 
 
 @rank_zero_only
-def _set_aside(metrics: Path) -> None:
+def _set_aside(path: Path) -> None:
     # CSVLogger deletes what an earlier run left
-    if metrics.is_file():
-        names = (metrics.with_name(f"metrics_{number}.csv") for number in itertools.count(1))
-        metrics.rename(next(name for name in names if not name.exists()))
+    if path.exists():
+        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))

@@ -231,3 +231,15 @@ def test_own_data_through_the_same_configuration():
     flags = ["--data", "ArrayDataModule", "--data.path", "mine.npz", "--data.augment", "true", "--data.val_size", "8"]
     cli = run("fit", "cifar10_regularized_resnet18", "--model.network.width", "4", *flags)
     assert type(cli.datamodule).__name__ == "ArrayDataModule"
+
+
+def test_the_installed_program_ends_with_status_0(tmp_path):
+    # in-process tests of `main` cannot see what the console script makes of its value
+    program = Path(sys.executable).with_name("lightning-advreg")
+    if not program.exists():
+        pytest.skip("the package is not installed beside this Python")
+    flags = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+    done = subprocess.run(
+        [program, "fit", "--config", "quickstart", *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -116,3 +116,17 @@ def test_weights_and_biases_offline_twice_in_the_same_folder(monkeypatch):
     assert (root("quickstart") / "metrics.csv").is_file()
     assert (root("quickstart") / "config.yaml").is_file()
     assert (root("quickstart") / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_second_run_keeps_the_checkpoints_of_the_first_under_another_name():
+    folder = root("digits_regularized")
+    run("fit", "digits_regularized")
+    first = (folder / "checkpoints" / "last.ckpt").read_bytes()
+    run("fit", "digits_regularized", "--seed_everything", "1")
+    assert (folder / "checkpoints_1" / "last.ckpt").read_bytes() == first
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() != first
+    # a run that goes on stays where it is
+    last = folder / "checkpoints" / "last.ckpt"
+    run("fit", "digits_regularized", "--ckpt_path", str(last), "--trainer.max_epochs", "2")
+    assert not (folder / "checkpoints_2").exists()
+    assert torch.load(last, weights_only=True)["epoch"] == 1
