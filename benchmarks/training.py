@@ -65,7 +65,7 @@ def _row(name: str, options: argparse.Namespace) -> str:
     speed = {kind: batch * repeats / statistics.median(times) for kind, times in seconds.items()}
     peer = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["torchattacks"], strict=True))
     bound = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["floor"], strict=True))
-    figures = " | ".join(f"{speed[kind]:,.0f}" for kind in ("ours", "torchattacks", "floor"))
+    figures = " | ".join(f"{speed[kind]:,.1f}" for kind in ("ours", "torchattacks", "floor"))
     return f"| {name} | {batch} | {figures} | {peer:.2f} | {bound:.2f} |"
 
 
