@@ -2,8 +2,8 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import Self
 from lightning_advreg.attacks.losses import LossName, attack_loss, check_loss, needs_clean_logits
 from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed
 from lightning_advreg.attacks.precision import round_towards, working_precision
+from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.threat import Ball, Norm, ball, check_norm, per_image
 from lightning_advreg.checks import check_batch, check_types
 from lightning_advreg.values import Number, to_float
@@ -106,7 +107,8 @@ class GradientAttack(Attack):
         check_types(x, y)
         if self.check and eps is not None and not bool((eps >= 0).all()):
             raise ValueError(f"eps must be at least 0 for every image, got {eps.min().item():g}.")
-        with borrowed(model, self.model_mode), self._random_stream(x.device):
+        stream = nullcontext() if self.seed is None else seeded(self.seed, x.device)
+        with borrowed(model, self.model_mode), stream:
             # clones made here are no inference tensors, which autograd could not save
             x, y = x.detach().clone(), y.to(torch.int64, copy=True)
             centre = working_precision(x)
@@ -124,19 +126,6 @@ class GradientAttack(Attack):
             feasible: The set to stay in.
             factor: What to multiply step sizes by, per image, or None for 1.
         """
-
-    @contextmanager
-    def _random_stream(self, device: torch.device) -> Iterator[None]:
-        if self.seed is None:
-            yield
-            return
-        cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(self.seed)
-            if cuda:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(self.seed)
-            yield
 
 
 class InnerObjective:

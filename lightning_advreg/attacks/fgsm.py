@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_advreg.attacks.base import GradientAttack, InnerObjective
+from lightning_advreg.attacks.losses import check_start
 from lightning_advreg.attacks.threat import Ball
 from lightning_advreg.values import Number, to_float
 
@@ -47,8 +48,7 @@ class FGSM(GradientAttack):
         super().__post_init__()
         if self.step_size is not None:
             self._normalise("step_size")
-        if self.loss == "kl" and not self.random_start:
-            raise ValueError("loss 'kl' has a zero gradient at the clean image; set random_start=True.")
+        check_start(self.loss, self.random_start)
 
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps and step_size multiplied by ``factor`` >= 0."""

@@ -86,6 +86,12 @@ def check_loss(loss: str, targeted: bool) -> None:
         raise ValueError(f"loss {loss!r} has no targeted form, since it ignores labels; use loss='ce' or 'margin'.")
 
 
+def check_start(loss: str, random_start: bool) -> None:
+    """Raise a ValueError if the loss gives no gradient where the attack starts."""
+    if loss == "kl" and not random_start:
+        raise ValueError("loss 'kl' has a zero gradient at the clean image; set random_start=True.")
+
+
 def needs_clean_logits(loss: LossName, targeted: bool) -> bool:
     """Tell whether the loss compares with the logits of the clean images."""
     return _LOSSES[loss, targeted].needs_clean

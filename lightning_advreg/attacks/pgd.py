@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_advreg.attacks.base import GradientAttack, InnerObjective
+from lightning_advreg.attacks.losses import check_start
 from lightning_advreg.attacks.threat import Ball
 from lightning_advreg.values import Number, to_float
 
@@ -60,8 +61,7 @@ class PGD(GradientAttack):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts without random_start would all be alike; set random_start=True or restarts=1.")
-        if self.loss == "kl" and not self.random_start:
-            raise ValueError("loss 'kl' has a zero gradient at the clean image; set random_start=True.")
+        check_start(self.loss, self.random_start)
 
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps and step_size multiplied by ``factor`` >= 0."""

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from lightning_advreg.attacks import borrowed
+from lightning_advreg.attacks import borrowed, seeded
 
 
 @contextmanager
@@ -22,15 +22,8 @@ def isolated_rng(device: torch.device, offset: int = 0) -> Iterator[None]:
         device: Where random numbers are drawn, beside the CPU.
         offset: Tells streams of one run apart.
     """
-    cuda = [device] if device.type == "cuda" else []
     # initial_seed reads the seed that the generator was last given, and draws nothing
-    seed = (torch.initial_seed() + offset) % 2**63
-    with torch.random.fork_rng(devices=cuda):
-        # torch.manual_seed would seed all devices, of which only one is forked
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with seeded((torch.initial_seed() + offset) % 2**63, device):
         yield
 
 
