@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advreg.metrics import Accuracy
+from lightning_advreg.metrics import Accuracy, wilson_interval
+from tests.metrics.processes import joined
 
 
 def batch(n=50, classes=4):
@@ -62,3 +63,32 @@ def test_column_labels_would_broadcast_and_are_refused():
         Accuracy().update(logits, y.unsqueeze(1))
     with pytest.raises(ValueError, match=r"counted must be a bool mask of shape \(50,\), got torch.int64"):
         Accuracy().update(logits, y, torch.ones(50, dtype=torch.int64))
+
+
+def test_the_interval_is_that_of_what_was_counted():
+    logits, y = batch()
+    accuracy = Accuracy()
+    with pytest.raises(ValueError, match="needs at least one counted image, got none; call update first"):
+        accuracy.interval()
+    accuracy.update(logits, y, torch.arange(50) < 20)
+    right = int((logits.argmax(1) == y)[:20].sum())
+    assert accuracy.interval() == wilson_interval(right, 20)
+    assert accuracy.interval(0.5) == wilson_interval(right, 20, 0.5)
+    with pytest.raises(ValueError, match=r"confidence must lie between 0 and 1, such as 0.95, got 95"):
+        accuracy.interval(95)
+
+
+def test_the_interval_is_over_all_processes_and_gives_the_states_back():
+    first, second = Accuracy(), Accuracy()
+    first.update(torch.eye(3), torch.arange(3))
+    second.update(torch.eye(5), torch.zeros(5, dtype=torch.int64))
+    joined(first, second)
+    for confidence in (0.9, 2, 0.9):
+        if confidence == 2:
+            with pytest.raises(ValueError, match="confidence"):
+                first.interval(confidence)
+        else:
+            assert first.interval(confidence) == wilson_interval(4, 8, confidence)
+        assert (first.correct, first.total) == (3, 3)
+    first.sync_on_compute = False
+    assert first.interval() == wilson_interval(3, 3)
