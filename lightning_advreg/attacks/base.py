@@ -1,8 +1,7 @@
-"""What every attack is, and what gradient attacks share."""
+"""What every attack is, and what the attacks of this library share."""
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_advreg.attacks.losses import LossName, attack_loss, check_loss, needs_clean_logits
+from lightning_advreg.attacks.losses import LossName, check_loss
 from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed
+from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.precision import round_towards, working_precision
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.threat import Ball, Norm, ball, check_norm, per_image
-from lightning_advreg.checks import check_batch, check_types
+from lightning_advreg.checks import check_types
 from lightning_advreg.values import Number, to_float
 
 
@@ -43,16 +43,14 @@ class Attack(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
-    """An attack that follows the gradient of a loss with respect to the image, inside a ball around it.
+class SearchAttack(Attack):
+    """An attack that asks the model about images: the call that all of them share.
 
     Args:
-        norm: The norm that bounds the perturbation.
-        eps: The budget in pixel units on [0, 1]; ``8/255`` may be written as text.
-        loss: What is maximised: cross-entropy, margin, DLR, or KL from the clean prediction.
+        norm: The norm in which a perturbation is measured.
         targeted: Treat labels as classes to reach, rather than to leave.
         model_mode: How the network runs during the attack.
-        seed: Draw random starts from a stream of this seed, the same at each call, and leave the caller's random
+        seed: Draw random numbers from a stream of this seed, the same at each call, and leave the caller's random
             generators untouched. With None, draw from the default generators.
         check: Check pixel range and labels at each call, at the price of one device synchronisation a call.
 
@@ -61,8 +59,6 @@ class GradientAttack(Attack):
     """
 
     norm: Norm = "linf"
-    eps: Number = 8 / 255
-    loss: LossName = "ce"
     targeted: bool = False
     model_mode: ModelMode = "eval"
     seed: int | None = None
@@ -70,22 +66,8 @@ class GradientAttack(Attack):
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        check_loss(self.loss, self.targeted)
         if self.model_mode not in ("eval", "train", "batch_stats"):
             raise ValueError(f"model_mode must be eval, train or batch_stats, got {self.model_mode!r}.")
-        self._normalise("eps")
-
-    def _normalise(self, name: str) -> None:
-        object.__setattr__(self, name, to_float(getattr(self, name), name, minimum=0))
-
-    @property
-    def radius(self) -> float:
-        """The budget as a float, in pixel units."""
-        return to_float(self.eps, "eps")
-
-    def scaled(self, factor: float) -> Self:
-        """Give the same attack with eps multiplied by ``factor`` >= 0; subclasses scale their steps along."""
-        return dataclasses.replace(self, eps=self.radius * factor)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, eps: Tensor | None = None) -> Tensor:
         """Attack a batch.
@@ -111,14 +93,62 @@ class GradientAttack(Attack):
         with borrowed(model, self.model_mode), stream:
             # clones made here are no inference tensors, which autograd could not save
             x, y = x.detach().clone(), y.to(torch.int64, copy=True)
-            centre = working_precision(x)
-            factor = None if eps is None else per_image(eps, centre) / max(self.radius, 1e-12)
-            feasible = ball(self.norm, centre, self.radius if eps is None else eps)
-            objective = InnerObjective(self, model, x, y)
-            return round_towards(self.perturb(objective, feasible, factor), x)
+            return round_towards(self._search(self._objective(model, x, y), working_precision(x), eps), x)
+
+    def _objective(self, model: Model, x: Tensor, y: Tensor) -> InnerObjective:
+        return InnerObjective(model, x, y, targeted=self.targeted, check=self.check)
 
     @abstractmethod
-    def perturb(self, objective: "InnerObjective", feasible: Ball, factor: Tensor | None) -> Tensor:
+    def _search(self, objective: InnerObjective, x: Tensor, eps: Tensor | None) -> Tensor:
+        """Give attacked images for images ``x`` in float32 at least."""
+
+    def _normalise(self, name: str) -> None:
+        object.__setattr__(self, name, to_float(getattr(self, name), name, minimum=0))
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedAttack(SearchAttack):
+    """An attack that maximises a loss inside a ball around the image.
+
+    Args:
+        norm: The norm that bounds the perturbation.
+        eps: The budget in pixel units on [0, 1]; ``8/255`` may be written as text.
+        loss: What is maximised: cross-entropy, margin, DLR, or KL from the clean prediction.
+        targeted: Treat labels as classes to reach, rather than to leave.
+        model_mode: How the network runs during the attack.
+        seed: Draw random starts from a stream of this seed, the same at each call, and leave the caller's random
+            generators untouched. With None, draw from the default generators.
+        check: Check pixel range and labels at each call, at the price of one device synchronisation a call.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    eps: Number = 8 / 255
+    loss: LossName = "ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_loss(self.loss, self.targeted)
+        self._normalise("eps")
+
+    @property
+    def radius(self) -> float:
+        """The budget as a float, in pixel units."""
+        return to_float(self.eps, "eps")
+
+    def scaled(self, factor: float) -> Self:
+        """Give the same attack with eps multiplied by ``factor`` >= 0; subclasses scale their steps along."""
+        return dataclasses.replace(self, eps=self.radius * factor)
+
+    @abstractmethod
+    def perturb(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
         """Search the ball for images with a high loss.
 
         Args:
@@ -127,65 +157,73 @@ class GradientAttack(Attack):
             factor: What to multiply step sizes by, per image, or None for 1.
         """
 
+    def _objective(self, model: Model, x: Tensor, y: Tensor) -> InnerObjective:
+        return InnerObjective(model, x, y, loss=self.loss, targeted=self.targeted, check=self.check)
 
-class InnerObjective:
-    """The function of the image that an attack maximises, for one batch.
+    def _search(self, objective: InnerObjective, x: Tensor, eps: Tensor | None) -> Tensor:
+        factor = None if eps is None else per_image(eps, x) / max(self.radius, 1e-12)
+        return self.perturb(objective, ball(self.norm, x, self.radius if eps is None else eps), factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimalAttack(SearchAttack):
+    """An attack that looks for the nearest image that the model gets wrong, whatever its distance.
 
     Args:
-        attack: Says which loss, targeted or not, and whether to check the batch.
-        model: From images to logits; frozen already.
-        x: The clean images.
-        y: Their labels, or the targets.
+        norm: The norm in which the perturbation is to be small.
+        eps: Give up images that need a larger perturbation than this, in pixel units: they come back clean. None
+            accepts any.
+        targeted: Treat labels as classes to reach, rather than to leave.
+        model_mode: How the network runs during the attack.
+        seed: Draw random numbers from a stream of this seed, the same at each call, and leave the caller's random
+            generators untouched. With None, draw from the default generators.
+        check: Check pixel range and labels at each call, at the price of one device synchronisation a call.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, attack: GradientAttack, model: Model, x: Tensor, y: Tensor) -> None:
-        self.attack, self.model, self.x, self.y = attack, model, x, y
-        self._loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-        self._clean: Tensor | None = None
+    eps: Number | None = None
 
-    def gradient(self, x_adv: Tensor) -> Tensor:
-        """Give the gradient of each image's loss with respect to that image.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is not None:
+            self._normalise("eps")
 
-        Only this gradient is computed: no gradient of a parameter, and no hook of a distributed wrapper fires.
+    @property
+    def radius(self) -> float | None:
+        """The largest distance accepted, in pixel units, or None for any."""
+        return None if self.eps is None else to_float(self.eps, "eps")
+
+    def scaled(self, factor: float) -> Self:
+        """Give the same attack with eps multiplied by ``factor`` >= 0.
+
+        Raises:
+            TypeError: If eps is None.
         """
-        leaf = x_adv.detach().requires_grad_()
-        loss = self.loss(self._logits(leaf)).sum()
-        grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-        if grad is None:
-            raise ValueError(
-                "the model's output does not depend on its input through differentiable operations (a detach, argmax "
-                "or no_grad inside?); gradient attacks need one that does."
-            )
-        return grad
+        if self.radius is None:
+            raise TypeError(f"{type(self).__name__}(eps=None) has no budget to scale; give it an eps.")
+        return dataclasses.replace(self, eps=self.radius * factor)
 
-    @torch.no_grad()
-    def evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        """Give each image's loss, and whether it reaches the goal of the attack, both of shape ``(N,)``."""
-        logits = self._logits(x_adv)
-        hit = logits.argmax(1) == self.y
-        return self.loss(logits), hit if self.attack.targeted else ~hit
+    @abstractmethod
+    def minimise(self, objective: InnerObjective, x: Tensor, within: Tensor | None) -> Tensor:
+        """Search for the nearest images that reach the goal.
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Give the loss of each image from its logits, in float32 at least."""
-        logits = working_precision(logits)
-        if self._loss is None:
-            self._prepare(logits)
-        assert self._loss is not None
-        return self._loss(logits, self.y, logits if self._clean is None else self._clean)
+        Args:
+            objective: Gives logits at images of shape ``(N, ...)``.
+            x: The clean images.
+            within: The largest distance that is of interest, of shape ``(N,)``, or None for any.
 
-    def _logits(self, x_adv: Tensor) -> Tensor:
-        return self.model(x_adv.to(self.x.dtype))
+        Returns:
+            The nearest images found, clean ones where none was.
+        """
 
-    def _prepare(self, logits: Tensor) -> None:
-        if logits.dim() != 2 or len(logits) != len(self.y):
-            raise ValueError(
-                f"the model must give logits of shape (N, K), for these images ({len(self.y)}, K), got "
-                f"{tuple(logits.shape)}."
-            )
-        attack = self.attack
-        if attack.check:
-            check_batch(self.x, self.y, num_classes=logits.shape[1])
-        self._loss = attack_loss(attack.loss, attack.targeted, logits.shape[1])
-        if needs_clean_logits(attack.loss, attack.targeted):
-            with torch.no_grad():
-                self._clean = working_precision(self._logits(self.x))
+    def _search(self, objective: InnerObjective, x: Tensor, eps: Tensor | None) -> Tensor:
+        budget = self.radius if eps is None else eps
+        within = None if budget is None else per_image(budget, x).flatten()
+        x_adv = self.minimise(objective, x, within)
+        if within is None:
+            return x_adv
+        near = ball(self.norm, x, within)
+        accepted = near.distance(x_adv) <= within + 1e-6
+        return torch.where(accepted.view(-1, *[1] * (x.dim() - 1)), near.project(x_adv), x)

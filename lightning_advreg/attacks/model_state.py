@@ -92,3 +92,28 @@ def _mode(module: nn.Module, mode: ModelMode) -> Iterator[None]:
     finally:
         for child, name, value in reversed(changed):
             setattr(child, name, value)
+
+
+@torch.no_grad()
+def logit_variation(model: Model, x: Tensor) -> float:
+    """Measure by how much logits differ between two passes over the same images: 0 for a deterministic model.
+
+    Args:
+        model: The model, in the state in which it is attacked.
+        x: Images in [0, 1], of shape ``(N, ...)``; moved to the model's device.
+
+    Returns:
+        The largest absolute difference. The caller's random generators are left as they are.
+    """
+    images = x.to(device_of(model, x))
+    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+        first, second = model(images), model(images)
+    return (first - second).abs().max().item()
+
+
+def device_of(model: Model, x: Tensor) -> torch.device:
+    """Give the device of a network's first parameter or buffer, or that of ``x`` where there is none."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return x.device

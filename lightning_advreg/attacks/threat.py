@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 Norm: TypeAlias = Literal["linf", "l2", "l1"]
 """The norm that bounds a perturbation."""
@@ -28,6 +29,13 @@ class Ball(ABC):
     def __init__(self, x: Tensor, eps: float | Tensor) -> None:
         self.x = x
         self.eps = per_image(eps, x)
+
+    def select(self, rows: Tensor) -> Self:
+        """Give the balls around some of the centres, by index."""
+        chosen = type(self).__new__(type(self))
+        # every attribute of a ball has one row per image
+        chosen.__dict__.update({name: value[rows] for name, value in vars(self).items()})
+        return chosen
 
     @abstractmethod
     def project(self, x_adv: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from lightning_advreg.attacks import PGD, Attack, GradientAttack
+from lightning_advreg.attacks import PGD, Attack, BoundedAttack
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
@@ -61,7 +61,7 @@ class AdversarialClassifier(Classifier):
         self.objective = objective
         self.eps_warmup_epochs = to_float(eps_warmup_epochs, "eps_warmup_epochs", minimum=0)
         # the module checks the first batch of each epoch itself, and spares the others the synchronisation
-        checked = isinstance(self.attack, GradientAttack)
+        checked = isinstance(self.attack, BoundedAttack)
         self._attack: Attack = dataclasses.replace(self.attack, check=False) if checked else self.attack  # type: ignore[type-var]
         if self.eps_warmup_epochs > 0:
             # at once, rather than in the first step: an attack without a budget refuses

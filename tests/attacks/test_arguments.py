@@ -5,7 +5,7 @@ import jsonargparse
 import pytest
 import torch
 
-from lightning_advreg.attacks import FGSM, PGD, Attack, GradientAttack
+from lightning_advreg.attacks import FGSM, PGD, Attack, BoundedAttack
 
 # jsonargparse 4.49 renames instantiate_classes; the oldest supported release has no other name for it
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
@@ -31,8 +31,8 @@ def test_arguments_out_of_range_are_named(attack, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, r"steps must be at least 1, got 0"),
-        ({"restarts": 0}, r"restarts must be at least 1, got 0"),
+        ({"steps": 0}, r"steps must be an integer of at least 1, got 0"),
+        ({"restarts": 0}, r"restarts must be an integer of at least 1, got 0"),
         ({"restarts": 2, "random_start": False}, r"restarts without random_start would all be alike"),
     ],
 )
@@ -93,7 +93,7 @@ def test_an_attack_without_a_budget_says_what_to_do_about_a_schedule():
     with pytest.raises(TypeError, match="Blank has no `scaled` method, which eps_warmup_epochs needs; set eps_warmup"):
         Blank().scaled(0.5)
     with pytest.raises(TypeError, match="abstract"):
-        GradientAttack()
+        BoundedAttack()
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Progress of an evaluation on disk: a file for each finished batch, of which a killed process leaves no half one."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_PLUMBING = {"batch_size", "progress", "checkpoint", "acceleration", "check"}
+
+
+@dataclass
+class BatchResult:
+    """What one attack did to one batch.
+
+    Attributes:
+        fallen: Places in the data of the images that fell, int64.
+        x_adv: The attacked images at these places, on the CPU.
+        seconds: How long it took.
+    """
+
+    fallen: Tensor
+    x_adv: Tensor
+    seconds: float
+
+
+class Ledger:
+    """The folder that an evaluation continues from.
+
+    Args:
+        folder: Where to save; None saves nothing.
+        fingerprint: What the evaluation is of, by name, to recognise it by.
+
+    Raises:
+        ValueError: If the folder holds the progress of another evaluation.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, fingerprint: Mapping[str, str]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._fingerprint = dict(fingerprint)
+        self._manifest = {} if self.folder is None else _read_manifest(self.folder)
+        differing = [name for name, value in self._fingerprint.items() if self._manifest.get(name, value) != value]
+        if differing:
+            raise ValueError(
+                f"checkpoint {str(folder)!r} holds the progress of another evaluation: its {' and '.join(differing)} "
+                "differ; give an empty folder, or delete this one to start again."
+            )
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that the evaluation began with, which it must keep to end with the same result."""
+        size = self._manifest.get("batch_size")
+        return None if size is None else int(size)
+
+    def open(self, batch_size: int) -> None:
+        """Note what the evaluation is of; one process calls this."""
+        if self.folder is not None and not self._manifest:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({**self._fingerprint, "batch_size": str(batch_size)}, indent=2)
+            _write(self.folder / "manifest.json", text.encode())
+
+    def read(self, stage: str, number: int) -> BatchResult | None:
+        """Give what was saved of a batch, or None."""
+        path = self._path(stage, number)
+        if path is None or not path.is_file():
+            return None
+        return BatchResult(**torch.load(path, weights_only=True, map_location="cpu"))
+
+    def write(self, stage: str, number: int, result: BatchResult) -> None:
+        """Save a finished batch."""
+        path = self._path(stage, number)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(path)
+        torch.save(vars(result), partial)
+        os.replace(partial, path)
+
+    def _path(self, stage: str, number: int) -> Path | None:
+        return None if self.folder is None else self.folder / re.sub(r"[^\w.-]", "_", stage) / f"{number:06d}.pt"
+
+
+def fingerprint(model: object, x: Tensor, y: Tensor, stages: Mapping[str, object], seed: int | None) -> dict[str, str]:
+    """Describe an evaluation, so that its progress is recognised: network weights, images, labels and attacks."""
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    return {
+        "network": _digest(*(value for _, value in sorted(state.items()) if isinstance(value, Tensor))),
+        "images": _digest(x),
+        "labels": _digest(y),
+        "attacks": json.dumps({name: describe_attack(attack) for name, attack in stages.items()}),
+        "seed": str(seed),
+    }
+
+
+def describe_attack(attack: object) -> dict[str, object]:
+    """Give the class and the settings of an attack that decide its result, as plain values."""
+    settings: dict[str, object] = {}
+    if dataclasses.is_dataclass(attack) and not isinstance(attack, type):
+        for field in dataclasses.fields(attack):
+            if field.name not in _PLUMBING:
+                value = getattr(attack, field.name)
+                settings[field.name] = value if isinstance(value, str | int | float | bool | None) else repr(value)
+    name = getattr(attack, "__name__", type(attack).__name__)
+    return {"attack": name, **settings}
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        # as bytes: numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"checkpoint must be a folder, but {str(folder)!r} is a file; give another path.")
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    manifest: dict[str, str] = json.loads(path.read_text())
+    return manifest
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = _partial(path)
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
