@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_advreg.attacks.base import GradientAttack, InnerObjective
+from lightning_advreg.attacks.base import BoundedAttack
 from lightning_advreg.attacks.losses import check_start
+from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.threat import Ball
 from lightning_advreg.values import Number, to_float
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(GradientAttack):
+class FGSM(BoundedAttack):
     """One step of the budget's length in the steepest direction (Goodfellow et al. 2015, section 4).
 
     With ``random_start`` this is FGSM-RS (Wong et al. 2020): start at ``U(-eps, eps)`` around the image, clipped to the

@@ -179,7 +179,8 @@ def input_gradient(value: Tensor, leaf: Tensor, *, keep_graph: bool = False) -> 
             "the model's output does not depend on its input through differentiable operations (a detach, argmax "
             "or no_grad inside?); gradient attacks need one that does."
         )
-    return grad
+    # a step along an undefined gradient would end in an undefined image
+    return grad.nan_to_num()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

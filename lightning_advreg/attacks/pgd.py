@@ -7,21 +7,23 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_advreg.attacks.base import GradientAttack, InnerObjective
+from lightning_advreg.attacks.base import BoundedAttack
 from lightning_advreg.attacks.losses import check_start
+from lightning_advreg.attacks.objective import InnerObjective
+from lightning_advreg.attacks.survivors import Survivors, keep_rows
 from lightning_advreg.attacks.threat import Ball
 from lightning_advreg.values import Number, to_float
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(GradientAttack):
+class PGD(BoundedAttack):
     """Projected gradient descent (Madry et al. 2018, section 2.1).
 
     From a random start in the ball, each step goes ``step_size`` in the steepest direction of the norm and is projected
     back: ``x_{t+1} = P(x_t + step_size * d(grad loss(x_t)))``, with ``d`` the sign for Linf, the normalised gradient
-    for L2, and the largest 1 % of entries for L1. One restart costs ``steps`` forward and input-backward passes. With
-    several restarts, one more forward pass each picks for every image the attempt that succeeds or, among equals,
-    the one with the highest loss.
+    for L2, and the largest 1 % of entries for L1. One attempt costs ``steps`` forward and input-backward passes. With
+    several restarts, one more forward pass after each tells which images go on: those that no attempt has beaten.
+    They keep the attempt with the highest loss.
 
     Args:
         norm: The norm that bounds the perturbation: ``linf``, ``l2`` or ``l1``.
@@ -30,6 +32,8 @@ class PGD(GradientAttack):
         steps: The number of steps, at least 1.
         restarts: The number of attempts, at least 1.
         random_start: Begin at a random point of the ball; otherwise at the image itself.
+        stop_at_success: Leave an image alone as soon as the model gets it wrong, which costs less and misses no success
+            that the last step would have lost again. Training wants False, a high loss on every image.
         loss: What is maximised: ``ce``, ``margin``, ``dlr`` (3 classes or more) or ``kl`` (as TRADES does).
         targeted: Treat labels as classes to reach.
         model_mode: How the network runs during the attack.
@@ -52,13 +56,12 @@ class PGD(GradientAttack):
     steps: int = 10
     restarts: int = 1
     random_start: bool = True
+    stop_at_success: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._normalise("step_size")
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        self._check_counts("steps", "restarts")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts without random_start would all be alike; set random_start=True or restarts=1.")
         check_start(self.loss, self.random_start)
@@ -70,24 +73,48 @@ class PGD(GradientAttack):
 
     def perturb(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
         """Run all restarts."""
-        best = self._attempt(objective, feasible, factor)
-        if self.restarts == 1:
-            return best
-        best_loss, best_hit = objective.evaluate(best)
-        for _ in range(self.restarts - 1):
-            x_adv = self._attempt(objective, feasible, factor)
-            loss, hit = objective.evaluate(x_adv)
-            better = (hit & ~best_hit) | ((hit == best_hit) & (loss > best_loss))
-            best = torch.where(better.view(-1, *[1] * (best.dim() - 1)), x_adv, best)
-            best_loss, best_hit = torch.where(better, loss, best_loss), best_hit | hit
-        return best
+        if self.restarts == 1 and not self.stop_at_success:
+            return self._attempt(objective, feasible, factor)
+        survivors = Survivors(objective, feasible)
+        best, best_loss = feasible.x.clone(), feasible.x.new_full((len(objective),), -torch.inf)
+        leaving = survivors if self.stop_at_success else None
+        for _ in range(self.restarts):
+            begin = None if factor is None else factor[survivors.rows]
+            x_adv = self._attempt(survivors.objective, survivors.feasible, begin, leaving)
+            if len(survivors) == 0:
+                break
+            rows = survivors.rows
+            if self.restarts == 1:
+                best[rows] = x_adv
+            else:
+                loss, hit = survivors.objective.evaluate(x_adv)
+                better = loss > best_loss[rows]
+                best_loss[rows] = torch.where(better, loss.to(best_loss.dtype), best_loss[rows])
+                best[rows] = torch.where(better.view(-1, *[1] * (x_adv.dim() - 1)), x_adv, best[rows])
+                survivors.retire(x_adv, hit, now=True)
+            if len(survivors) == 0:
+                break
+            survivors.settle(best[survivors.rows])
+        return survivors.result
 
-    def _attempt(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
+    def _attempt(
+        self, objective: InnerObjective, feasible: Ball, factor: Tensor | None, survivors: Survivors | None = None
+    ) -> Tensor:
         step_size: float | Tensor = to_float(self.step_size, "step_size")
         if factor is not None:
             step_size = step_size * factor
         x_adv = feasible.random_start() if self.random_start else feasible.x
         for _ in range(self.steps):
-            grad = objective.gradient(x_adv)
+            if survivors is None:
+                grad = objective.gradient(x_adv)
+            else:
+                _, hit, grad = objective.loss_and_gradient(x_adv)
+                kept = survivors.retire(x_adv, hit)
+                if len(survivors) == 0:
+                    return x_adv[:0]
+                objective, feasible = survivors.objective, survivors.feasible
+                x_adv, grad = keep_rows(kept, x_adv), keep_rows(kept, grad)
+                if isinstance(step_size, Tensor):
+                    step_size = keep_rows(kept, step_size)
             x_adv = feasible.project(x_adv + step_size * feasible.steepest(grad, x_adv))
         return x_adv
