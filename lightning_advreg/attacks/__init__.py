@@ -1,23 +1,61 @@
 """Attacks in plain PyTorch: ``x_adv = attack(model, x, y)``."""
 
-from lightning_advreg.attacks.base import Attack, GradientAttack
+from lightning_advreg.attacks.acceleration import Acceleration, SearchModel, search_model
+from lightning_advreg.attacks.apgd import APGD
+from lightning_advreg.attacks.autoattack import AutoAttack, Version
+from lightning_advreg.attacks.base import Attack, BoundedAttack, MinimalAttack, SearchAttack
+from lightning_advreg.attacks.corruptions import Corruption, common_corruptions
+from lightning_advreg.attacks.cw import CW
+from lightning_advreg.attacks.deepfool import DeepFool
+from lightning_advreg.attacks.fab import FAB
 from lightning_advreg.attacks.fgsm import FGSM
+from lightning_advreg.attacks.ledger import describe_attack, fingerprint
+from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.losses import LossName
-from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed
+from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed, device_of, logit_variation
+from lightning_advreg.attacks.noise import Noise
 from lightning_advreg.attacks.pgd import PGD
 from lightning_advreg.attacks.randomness import seeded
+from lightning_advreg.attacks.ranks import Alone, ProcessGroup
+from lightning_advreg.attacks.square import Square
+from lightning_advreg.attacks.suite import Outcome, attack_in_stages, evaluate
 from lightning_advreg.attacks.threat import Norm, ball
 
 __all__ = [
+    "APGD",
+    "CW",
+    "FAB",
     "FGSM",
     "PGD",
+    "Acceleration",
+    "Alone",
     "Attack",
-    "GradientAttack",
+    "AutoAttack",
+    "BoundedAttack",
+    "Corruption",
+    "DeepFool",
+    "LongAttack",
     "LossName",
+    "MinimalAttack",
     "Model",
     "ModelMode",
+    "Noise",
     "Norm",
+    "Outcome",
+    "ProcessGroup",
+    "SearchAttack",
+    "SearchModel",
+    "Square",
+    "Version",
+    "attack_in_stages",
     "ball",
     "borrowed",
+    "common_corruptions",
+    "describe_attack",
+    "device_of",
+    "evaluate",
+    "fingerprint",
+    "logit_variation",
+    "search_model",
     "seeded",
 ]

@@ -14,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_advreg.attacks.folding import agree, fold_batchnorm
 from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.attacks.patch_gradient import use_patch_gradients
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.winograd import use_winograd
 
 SearchDtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """The precision of a search."""
 
-_TRANSFORMS = ("fold_batchnorm", "channels_last", "winograd")
+_TRANSFORMS = ("fold_batchnorm", "channels_last", "cpu_convolutions")
 _EXAMPLES = 8
 
 
@@ -31,8 +32,9 @@ class Acceleration:
     Args:
         channels_last: Keep the channels of a pixel side by side in memory, as fast convolutions want them.
         fold_batchnorm: Fold every BatchNorm after a convolution into it.
-        winograd: On the CPU, run 3x3 convolutions of stride 1 between 32 channels or more with a quarter of the
-            multiplications (Lavin & Gray, 2016). Has no effect with ``compile`` or a lower precision.
+        cpu_convolutions: On the CPU, run 3x3 convolutions of stride 1 between 32 channels or more with a quarter of the
+            multiplications (Lavin & Gray, 2016), and gradients of convolutions of up to 4 channels as matrix products.
+            Left out where the copy is compiled or in lower precision.
         compile: Compile with ``torch.compile``, for batches of any size. It takes a minute or two and a C++ compiler;
             on the CPU, Winograd convolutions are faster.
         search_dtype: The precision of the search. ``bfloat16`` and ``float16`` need hardware that has them.
@@ -48,7 +50,7 @@ class Acceleration:
 
     channels_last: bool = True
     fold_batchnorm: bool = True
-    winograd: bool = True
+    cpu_convolutions: bool = True
     compile: bool = False
     search_dtype: SearchDtype = "float32"
 
@@ -188,8 +190,9 @@ def _first_that_agrees(network: nn.Module, asked: Acceleration, example: Tensor)
                 fold_batchnorm(fast, example)
             if attempt.channels_last:
                 fast = fast.to(memory_format=torch.channels_last)
-            if attempt.winograd:
+            if attempt.cpu_convolutions:
                 use_winograd(fast)
+                use_patch_gradients(fast)
             logits = SearchModel(network, fast, attempt)(example)
         except Exception as error:  # a network that looks at its layers or their memory can fail in any way
             failure = error
@@ -204,8 +207,8 @@ def _attempts(asked: Acceleration) -> Iterator[Acceleration]:
     """Leave out as few transformations as possible, BatchNorm folding first."""
     more_follows = asked.compile or asked.search_dtype != "float32"
     # compiled or in half precision, PyTorch's own convolution is faster
-    winograd = asked.winograd and not more_follows
-    asked = replace(asked, search_dtype="float32", compile=False, winograd=winograd)
+    own = asked.cpu_convolutions and not more_follows
+    asked = replace(asked, search_dtype="float32", compile=False, cpu_convolutions=own)
     on = _switched_on(asked)
     for count in range(len(on), -1 if more_follows else 0, -1):
         # in the reverse order of `combinations`, so that BatchNorm folding goes first
@@ -214,7 +217,7 @@ def _attempts(asked: Acceleration) -> Iterator[Acceleration]:
                 asked,
                 fold_batchnorm="fold_batchnorm" in kept,
                 channels_last="channels_last" in kept,
-                winograd="winograd" in kept,
+                cpu_convolutions="cpu_convolutions" in kept,
             )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -105,9 +106,17 @@ def describe_attack(attack: object) -> dict[str, object]:
         for field in dataclasses.fields(attack):
             if field.name not in _PLUMBING:
                 value = getattr(attack, field.name)
-                settings[field.name] = value if isinstance(value, str | int | float | bool | None) else repr(value)
+                settings[field.name] = value if _is_plain(value) else repr(value)
+    else:
+        # what else an attack of others holds may be its network, or a count that changes from call to call
+        public = {name: value for name, value in getattr(attack, "__dict__", {}).items() if not name.startswith("_")}
+        settings = {name: value for name, value in public.items() if _is_plain(value)}
     name = getattr(attack, "__name__", type(attack).__name__)
     return {"attack": name, **settings}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 
@@ -17,7 +16,7 @@ from lightning_advreg.attacks.ledger import BatchResult, Ledger, fingerprint
 from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.model_state import Model, borrowed, device_of
 from lightning_advreg.attacks.progress_bar import ProgressBar
-from lightning_advreg.attacks.randomness import seeded
+from lightning_advreg.attacks.randomness import seeded, stream_of
 from lightning_advreg.attacks.ranks import Alone
 from lightning_advreg.attacks.threat import ball, per_image
 from lightning_advreg.checks import check_batch, check_types
@@ -116,7 +115,7 @@ def attack_in_stages(
         if batch_size is None:
             chosen = ledger.batch_size or fitting_batch_size(search, x, device) if ranks.rank == 0 else 0
             batch_size = ranks.gather(chosen)[0]
-        with torch.no_grad():
+        with torch.no_grad(), seeded(seed, device):
             check_batch(x, y, num_classes=search.confirm(x[:1].to(device)).shape[-1])
         if ranks.rank == 0:
             ledger.open(batch_size)
@@ -192,7 +191,8 @@ class _Run:
         mine = self._deal(torch.arange(len(self.x)))
 
         def classify(rows: Tensor) -> None:
-            logits = self._logits(self._images(rows), self.draws)
+            with seeded(stream_of(self.seed, -1, int(rows[0])), self.device):
+                logits = self._logits(self._images(rows), self.draws)
             correct[rows] = ~self._hits(logits, rows).cpu()
 
         for _, rows in mine:
@@ -261,13 +261,14 @@ class _Run:
             # attacks of others may want the nn.Module, or another mode
             asked = self.search if attack.model_mode == "eval" else asked
             attack = dataclasses.replace(attack, seed=None, check=False)
-        with nullcontext() if self.seed is None else seeded(_stream(self.seed, place, int(rows[0])), self.device):
+        with seeded(stream_of(self.seed, place, int(rows[0])), self.device):
             if isinstance(attack, SearchAttack):
                 # past the call of a LongAttack, which would begin an evaluation of its own
                 x_adv = SearchAttack.__call__(attack, asked, x, y)
             else:
                 x_adv = attack(asked, x, y)
-        fallen = self._hits(self._logits(x_adv, getattr(attack, "draws", 1)), rows) & _feasible(attack, x, x_adv)
+            logits = self._logits(x_adv, getattr(attack, "draws", 1))
+        fallen = self._hits(logits, rows) & _feasible(attack, x, x_adv)
         return rows[fallen.cpu()], x_adv[fallen].detach().cpu()
 
     def _logits(self, x: Tensor, draws: int) -> Tensor:
@@ -296,8 +297,3 @@ def _feasible(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
     exact = x.double() if x.device.type != "mps" else x.float()
     distance = ball(attack.norm, exact, radius).distance(x_adv.to(exact))
     return inside & (distance <= per_image(radius, exact).flatten() * (1 + _TOLERANCE) + 1e-6)
-
-
-def _stream(seed: int, place: int, first: int) -> int:
-    # far apart for neighbouring seeds, stages and batches
-    return (seed * 0x9E3779B97F4A7C15 + place * 0xC2B2AE3D27D4EB4F + first * 0x165667B19E3779F9) % 2**63

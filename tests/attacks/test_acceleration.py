@@ -13,7 +13,7 @@ from lightning_advreg.attacks.model_state import borrowed
 from lightning_advreg.attacks.winograd import WinogradConv2d
 from lightning_advreg.networks import PreActResNet18, ResNet18
 
-NOTHING = Acceleration(channels_last=False, fold_batchnorm=False, winograd=False)
+NOTHING = Acceleration(channels_last=False, fold_batchnorm=False, cpu_convolutions=False)
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +223,7 @@ def test_what_changes_the_logits_is_left_out(x, twist, left_out):
     net = Odd(twist)
     search = search_model(net, Acceleration(), x)
     assert not search.exact
-    for name in ("fold_batchnorm", "channels_last", "winograd"):
+    for name in ("fold_batchnorm", "channels_last", "cpu_convolutions"):
         assert getattr(search.acceleration, name) is (left_out != name)
     torch.testing.assert_close(search(x), net(x))
 
@@ -265,7 +265,7 @@ def test_huge_softmaxed_and_masked_logits_pass_the_check(x, end):
 def test_other_networks_keep_their_dtype(x, dtype):
     net, x = Odd().to(dtype), x.to(dtype)
     search = search_model(net, Acceleration(search_dtype="float16"), x)
-    assert search.acceleration == Acceleration(winograd=False)
+    assert search.acceleration == Acceleration(cpu_convolutions=False)
     assert next(search._fast.parameters()).dtype == dtype
     assert search(x).dtype == torch.promote_types(dtype, torch.float32)
     assert search.confirm(x).dtype == dtype

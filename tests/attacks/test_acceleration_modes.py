@@ -132,6 +132,6 @@ def test_compiled_for_real(x):
     net = Odd()
     with borrowed(net):
         search = search_model(net, Acceleration(compile=True), x)
-        assert search.acceleration == Acceleration(compile=True, winograd=False)
+        assert search.acceleration == Acceleration(compile=True, cpu_convolutions=False)
         torch.testing.assert_close(search(x), net(x))
         torch.testing.assert_close(input_gradient(search, x[:1]), input_gradient(net, x[:1]))
