@@ -1,24 +1,19 @@
-"""Figures of attacks: what they do to images, and accuracy against the budget."""
+"""What attacks do to images, and how a figure becomes a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lightning_advreg.reporting.style import DPI, INK, shortened
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 120
-"""Dots per inch of every figure."""
-
-# Okabe & Ito (2008): told apart with any colour vision. Their yellow is left out, too pale on white.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_RIGHT, _WRONG, _INK = "#00795A", "#C04000", "#333333"
+_RIGHT, _WRONG = "#00795A", "#C04000"
 _LONGEST_NAME = 12
-_NORM_LABELS = {"linf": r"$L_\infty$", "l2": "$L_2$", "l1": "$L_1$"}
 
 
 def adversarial_examples_figure(
@@ -77,67 +72,12 @@ def adversarial_examples_figure(
     for column in range(len(x)):
         top, middle, bottom = axes[:, column]
         _show(top, x[column], *_verdict(clean[column], right[column]))
-        _show(middle, perturbation[column], f"±{255 * size[column].item():.3g}/255", _INK)
+        _show(middle, perturbation[column], f"±{255 * size[column].item():.3g}/255", INK)
         _show(bottom, x_adv[column], *_verdict(attacked[column], right_adv[column]))
         label = f"label: {truth[column]}"
-        top.annotate(label, (0.5, 1), (0, 18), "axes fraction", "offset points", ha="center", size=7, color=_INK)
+        top.annotate(label, (0.5, 1), (0, 18), "axes fraction", "offset points", ha="center", size=7, color=INK)
     for axis, text in zip(axes[:, 0], ("clean", "perturbation", "attacked"), strict=True):
-        axis.set_ylabel(text, fontsize=9, color=_INK)
-    return figure
-
-
-def accuracy_curve_figure(
-    eps: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
-    chance: float | None = None,
-    *,
-    attack: str = "",
-    norm: str = "linf",
-) -> "Figure":
-    """Draw accuracy against the budget of the attack, one line for each model or attack.
-
-    Args:
-        eps: Budgets in pixel units on [0, 1], in ascending order. Those of Linf are shown as multiples of 1/255.
-        curves: For each name in the legend, the accuracies in [0, 1] at these budgets.
-        chance: The accuracy of guessing, in [0, 1], drawn as a dotted line.
-        attack: The attack's name, for the title.
-        norm: The norm of the budget: ``linf``, ``l2`` or ``l1``.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If there is no curve, lengths differ, an accuracy lies outside [0, 1], budgets do not ascend, or the
-            norm is unknown.
-
-    Example:
-        >>> figure = accuracy_curve_figure([0, 8 / 255], {"PGD-AT": [0.84, 0.52]}, chance=0.1, attack="PGD-20")
-        >>> figure.axes[0].get_ylabel()
-        'accuracy (%)'
-    """
-    from matplotlib.figure import Figure
-
-    _check_curves(eps, curves, chance, norm)
-    unit = 255 if norm == "linf" else 1
-    budgets = [unit * value for value in eps]
-    figure = Figure(figsize=(5.6, 3.8), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    for index, (name, values) in enumerate(curves.items()):
-        colour, marker = _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
-        percent = [100 * value for value in values]
-        axes.plot(budgets, percent, color=colour, marker=marker, label=name, lw=1.8, ms=5, clip_on=False, zorder=3)
-    if chance is not None:
-        axes.axhline(100 * chance, color=_INK, ls=":", lw=1.2, label=f"chance ({100 * chance:g} %)")
-    axes.set_ylim(0, 100)
-    axes.set_xlim(min(budgets), max(budgets) if len(budgets) > 1 else None)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_xlabel(_NORM_LABELS[norm] + (r" budget $\epsilon$ (1/255)" if unit == 255 else r" budget $\epsilon$"))
-    axes.set_ylabel("accuracy (%)")
-    if attack:
-        axes.set_title(f"Accuracy under {attack}", fontsize=11)
-    axes.grid(color="#DDDDDD", lw=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+        axis.set_ylabel(text, fontsize=9, color=INK)
     return figure
 
 
@@ -161,8 +101,7 @@ def _names(classes: Tensor, class_names: Sequence[str] | None) -> list[str]:
             f"class_names has {len(class_names)} names, but there are classes from {min(indices)} to {max(indices)}; "
             "give one name per class."
         )
-    names = [class_names[index] for index in indices]
-    return [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
+    return [shortened(class_names[index], _LONGEST_NAME) for index in indices]
 
 
 def _verdict(predicted: str, right: bool) -> tuple[str, str]:
@@ -176,17 +115,3 @@ def _show(axis: Any, image: Tensor, title: str, colour: str) -> None:  # noqa: A
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_color("#BBBBBB")
-
-
-def _check_curves(eps: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float | None, norm: str) -> None:
-    if norm not in _NORM_LABELS:
-        raise ValueError(f"norm must be one of {', '.join(_NORM_LABELS)}, got {norm!r}.")
-    if not curves or not eps:
-        raise ValueError("there must be at least one budget in eps and one curve in curves.")
-    if list(eps) != sorted(eps):
-        raise ValueError(f"eps must ascend, got {list(eps)}.")
-    for name, values in {**curves, **({} if chance is None else {"chance": [chance] * len(eps)})}.items():
-        if len(values) != len(eps):
-            raise ValueError(f"curve {name!r} must have one accuracy per budget, {len(eps)}, got {len(values)}.")
-        if not all(0 <= value <= 1 for value in values):
-            raise ValueError(f"accuracies must be fractions in [0, 1], got {list(values)} for {name!r}; divide by 100.")

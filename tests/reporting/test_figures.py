@@ -86,48 +86,6 @@ def test_what_does_not_fit_together_is_refused(change, message):
         adversarial_examples_figure(**arguments)
 
 
-def test_the_curve_is_in_percent_against_255ths():
-    figure = accuracy_curve_figure(
-        [0, 4 / 255, 8 / 255], {"PGD-AT": [0.8, 0.6, 0.5], "standard": [0.95, 0.1, 0]}, 0.1, attack="PGD-20"
-    )
-    (axes,) = figure.axes
-    first, second, chance = axes.lines
-    assert first.get_xdata() == pytest.approx([0, 4, 8])
-    assert first.get_ydata() == pytest.approx([80, 60, 50])
-    assert second.get_ydata() == pytest.approx([95, 10, 0])
-    assert set(chance.get_ydata()) == {10}
-    assert axes.get_ylim() == (0, 100)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PGD-AT", "standard", "chance (10 %)"]
-    assert (axes.get_title(), axes.get_ylabel()) == ("Accuracy under PGD-20", "accuracy (%)")
-    assert "1/255" in axes.get_xlabel()
-    assert first.get_color() != second.get_color()
-    assert first.get_marker() != second.get_marker()
-
-
-def test_l2_budgets_are_shown_as_they_are():
-    (axes,) = accuracy_curve_figure([0, 0.5], {"a": [0.8, 0.6]}, norm="l2").axes
-    assert axes.lines[0].get_xdata() == pytest.approx([0, 0.5])
-    assert "L_2" in axes.get_xlabel()
-    assert "255" not in axes.get_xlabel()
-
-
-@pytest.mark.parametrize(
-    ("eps", "curves", "options", "message"),
-    [
-        ([0, 0.1], {}, {}, "at least one budget in eps and one curve"),
-        ([], {"a": []}, {}, "at least one budget in eps and one curve"),
-        ([0, 0.1], {"a": [0.5]}, {}, "curve 'a' must have one accuracy per budget, 2, got 1"),
-        ([0, 0.1], {"a": [50, 40]}, {}, r"fractions in \[0, 1\], got \[50, 40\] for 'a'; divide by 100"),
-        ([0, 0.1], {"a": [0.5, 0.4]}, {"chance": 10}, r"fractions in \[0, 1\], got .* for 'chance'"),
-        ([0.1, 0], {"a": [0.5, 0.4]}, {}, r"eps must ascend, got \[0.1, 0\]"),
-        ([0, 0.1], {"a": [0.5, 0.4]}, {"norm": "linfty"}, "norm must be one of linf, l2, l1, got 'linfty'"),
-    ],
-)
-def test_bad_curves_are_refused(eps, curves, options, message):
-    with pytest.raises(ValueError, match=message):
-        accuracy_curve_figure(eps, curves, **options)
-
-
 def test_a_figure_is_saved_at_its_resolution(tmp_path):
     save_figure(accuracy_curve_figure([0, 0.1], {"a": [0.5, 0.4]}), tmp_path / "new" / "curve.png")
     assert Image.open(tmp_path / "new" / "curve.png").size == (672, 456)
