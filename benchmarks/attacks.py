@@ -7,10 +7,10 @@ Accuracy is counted by the plain network after the attack.
     python -m benchmarks.attacks --network mnist --data-dir DIR --images 200
     python -m benchmarks.attacks --network resnet18 --data cifar10.npz --images 16 --queries 500 --suite-images 8
 
-``--weights`` names a file: the network is loaded from it or, where there is none, trained for ``--train-steps`` steps of
-FGSM-RS and saved there. ``--data`` is an archive with x_train, y_train, x_test, y_test (uint8, N x H x W x C).
-``--stages`` prints what each stage of our suite leaves and costs. ``--memory`` measures the peak of AutoAttack on 10,000
-images instead.
+``--weights`` names a file: the network is loaded from it or, where there is none, trained for ``--train-steps`` steps
+of FGSM-RS and saved there; a checkpoint of AdversarialClassifier will do. ``--data`` is an archive with x_train,
+y_train, x_test, y_test (uint8, N x H x W x C). ``--stages`` prints what each stage of our suite leaves and costs. ``--memory``
+measures the peak of AutoAttack on 10,000 images instead.
 """
 
 import argparse
@@ -149,7 +149,8 @@ def _row(name: str, network: nn.Module, pair: tuple[Contestant, ...], x: Tensor,
                 accuracy[index] += float((network(x_adv).argmax(1) == y).float().mean()) / rounds
     ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True))
     ours, theirs = (f"{statistics.median(times):.1f}" for times in seconds)
-    return f"| {name} | {len(x)} | {ours} | {theirs} | {ratio:.2f} | {100 * accuracy[0]:.2f} % | {100 * accuracy[1]:.2f} % |"
+    robust = " | ".join(f"{100 * share:.2f} %" for share in accuracy)
+    return f"| {name} | {len(x)} | {ours} | {theirs} | {ratio:.2f} | {robust} |"
 
 
 def _print_stages(network: nn.Module, eps: float, x: Tensor, y: Tensor) -> None:

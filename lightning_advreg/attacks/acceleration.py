@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_advreg.attacks.folding import agree, fold_batchnorm
 from lightning_advreg.attacks.model_state import Model
-from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.patch_gradient import use_patch_gradients
+from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.winograd import use_winograd
 

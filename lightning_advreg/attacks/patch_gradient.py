@@ -16,8 +16,8 @@ class PatchGradientConv2d(nn.Module):
     """A convolution of images with few channels, frozen, with a fast gradient on the CPU.
 
     The first layer of a network maps 1 or 3 channels to many. CPU libraries vectorise over channels, and its input
-    gradient, which training never needs, has only these few. Here it is one matrix product, ``W^T g`` for all positions,
-    whose patches are added up where they overlap: three to five times faster for grey images.
+    gradient, which training never needs, has only these few. Here it is one matrix product, ``W^T g`` for all
+    positions, whose patches are added up where they overlap: three to five times faster for grey images.
 
     Args:
         conv: The convolution: float32, one group, zero padding. Its parameters are shared.
@@ -33,7 +33,7 @@ class PatchGradientConv2d(nn.Module):
         super().__init__()
         self.training = conv.training
         self.weight, self.bias = conv.weight, conv.bias
-        self._geometry = {
+        self._geometry: dict[str, Any] = {
             name: cast(tuple[int, int], getattr(conv, name)) for name in ("stride", "padding", "dilation")
         }
 

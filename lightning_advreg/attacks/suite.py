@@ -168,12 +168,10 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.fits = self.batch_size
-        self.draws = 1
 
     def through(self, stages: Mapping[str, Attack]) -> Outcome:
-        self.draws = max(getattr(attack, "draws", 1) for attack in stages.values())
         x_adv = self.x.detach().clone()
-        standing = self._standing_without_attack()
+        standing = self._standing_without_attack(max(map(_draws, stages.values())))
         stage = torch.where(standing, len(stages), -1)
         seconds: list[float] = []
         for place, (name, attack) in enumerate(stages.items()):
@@ -186,16 +184,15 @@ class _Run:
                 seconds[-1] += result.seconds
         return Outcome(x_adv, stage, tuple(stages), tuple(seconds))
 
-    def _standing_without_attack(self) -> Tensor:
+    def _standing_without_attack(self, draws: int) -> Tensor:
         correct = torch.zeros(len(self.x), dtype=torch.bool)
-        mine = self._deal(torch.arange(len(self.x)))
 
         def classify(rows: Tensor) -> None:
             with seeded(stream_of(self.seed, -1, int(rows[0])), self.device):
-                logits = self._logits(self._images(rows), self.draws)
+                logits = self._logits(self._images(rows), draws)
             correct[rows] = ~self._hits(logits, rows).cpu()
 
-        for _, rows in mine:
+        for _, rows in self._deal(torch.arange(len(self.x))):
             self.fits = halving(classify, rows, self.fits)
         return torch.stack(self.ranks.gather(correct)).any(0)
 
@@ -267,7 +264,7 @@ class _Run:
                 x_adv = SearchAttack.__call__(attack, asked, x, y)
             else:
                 x_adv = attack(asked, x, y)
-            logits = self._logits(x_adv, getattr(attack, "draws", 1))
+            logits = self._logits(x_adv, _draws(attack))
         fallen = self._hits(logits, rows) & _feasible(attack, x, x_adv)
         return rows[fallen.cpu()], x_adv[fallen].detach().cpu()
 
@@ -287,6 +284,10 @@ class _Run:
     def _deal(self, rows: Tensor) -> list[tuple[int, Tensor]]:
         batches = enumerate(rows.split(self.batch_size)) if len(rows) else iter(())
         return [(number, batch) for number, batch in batches if number % self.ranks.size == self.ranks.rank]
+
+
+def _draws(attack: Attack) -> int:
+    return getattr(attack, "draws", 1) if isinstance(attack, SearchAttack) else 1
 
 
 def _feasible(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
