@@ -17,8 +17,8 @@ def fitting_batch_size(model: Model, x: Tensor, device: torch.device) -> int:
     """Choose a batch size for attacks on images like these.
 
     On a GPU, the memory of one forward and backward pass is measured for 4 and for 8 images, and the largest power of
-    two that takes at most 70 % of what is free is chosen, up to 4,096. Elsewhere larger batches are not faster: 128,
-    or fewer for images larger than 32 x 32 x 3, but at least 16.
+    two that takes at most 70 % of what is free is chosen, up to 4,096. Elsewhere larger batches are not faster: 128
+    images of 32 x 32 x 3, as many pixels of others, but at least 16 images and at most 512.
 
     Args:
         model: The frozen network, on ``device``.
@@ -26,7 +26,7 @@ def fitting_batch_size(model: Model, x: Tensor, device: torch.device) -> int:
         device: Where the attack runs.
     """
     if device.type != "cuda":
-        return max(16, min(_ON_CPU, _ON_CPU * _PIXELS_OF_CIFAR // x[0].numel()))
+        return max(16, min(512, _ON_CPU * _PIXELS_OF_CIFAR // x[0].numel()))
     few, more = (_peak(model, x[:1].expand(count, *x.shape[1:]).to(device), device) for count in (4, 8))
     return largest_batch(max(1.0, (more - few) / 4), _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
 

@@ -118,7 +118,7 @@ def _grow(weight: Tensor, speed: Tensor, room: Tensor, goal: Tensor) -> Tensor:
     full = _full_by_newton(weight, speed, room, goal) if room.is_cpu else _full_by_sorting(weight, speed, room, goal)
     # not from the search: its sums may have been rounded
     left = goal - (weight * room * full).sum(1, keepdim=True)
-    rate = (weight * speed * ~full).sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    rate = (weight * speed * ~full).sum(1, keepdim=True).clamp(min=_tiny(weight))
     return torch.where(full, room, ((left / rate).clamp(min=0, max=_FAR) * speed).minimum(room))
 
 
@@ -130,8 +130,8 @@ def _full_by_newton(weight: Tensor, speed: Tensor, room: Tensor, goal: Tensor) -
     gain, rate = weight * room, weight * speed
     full = room <= 0
     while True:
-        left = goal - (gain * full).sum(1, keepdim=True)
-        slope = (rate * ~full).sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        left = goal - torch.linalg.vecdot(gain, full.to(gain.dtype)).unsqueeze(1)
+        slope = torch.linalg.vecdot(rate, (~full).to(rate.dtype)).unsqueeze(1).clamp(min=_tiny(rate))
         now = full | ((left / slope).clamp(min=0, max=_FAR) * speed >= room)
         if torch.equal(now, full):
             return full
@@ -145,6 +145,10 @@ def _full_by_sorting(weight: Tensor, speed: Tensor, room: Tensor, goal: Tensor) 
     rates = (weight * speed).gather(1, order)
     values = spent + points * (rates.sum(1, keepdim=True) - rates.cumsum(1)).clamp(min=0)
     return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, values < goal) | (room <= 0)
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
 
 
 def _fill(weight: Tensor, room: Tensor, goal: Tensor) -> Tensor:

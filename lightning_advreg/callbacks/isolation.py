@@ -1,14 +1,17 @@
 """Run an attack inside somebody's training without leaving a trace in it."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_advreg.attacks import borrowed, seeded
+
+_LAYERS = ("_parameters", "_buffers", "_modules")
 
 
 @contextmanager
@@ -25,6 +28,41 @@ def isolated_rng(device: torch.device, offset: int = 0) -> Iterator[None]:
     # initial_seed reads the seed that the generator was last given, and draws nothing
     with seeded((torch.initial_seed() + offset) % 2**63, device):
         yield
+
+
+class Logits(nn.Module):
+    """A LightningModule as an attack sees it: from images to logits.
+
+    An attack that searches on a fast copy copies this. The copy shares all with the module but layers, weights and
+    buffers: it has no use for optimizers, hyper-parameters and data, of which LightningCLI makes some that cannot be
+    copied.
+
+    Args:
+        module: The module.
+
+    Example:
+        >>> module = pl.LightningModule()
+        >>> module.layer, module.optimizer = nn.Linear(2, 2), (None for _ in range(3))  # nobody can copy a generator
+        >>> fast = copy.deepcopy(Logits(module)).module
+        >>> fast.layer is module.layer, fast.optimizer is module.optimizer
+        (False, True)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the module's logits."""
+        logits: Tensor = self.module(x)
+        return logits
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Logits":
+        shared = {name: value for name, value in vars(self.module).items() if name not in _LAYERS}
+        memo |= {id(value): value for value in shared.values()}
+        copied = Logits(copy.deepcopy(self.module, memo))
+        copied.training = self.training
+        return copied
 
 
 @contextmanager

@@ -321,6 +321,8 @@ def test_batch_sizes():
     cpu = torch.device("cpu")
     assert fitting_batch_size(nn.Identity(), torch.rand(1, 3, 32, 32), cpu) == 128
     assert fitting_batch_size(nn.Identity(), torch.rand(1, 3, 224, 224), cpu) == 16
+    assert fitting_batch_size(nn.Identity(), torch.rand(1, 1, 28, 28), cpu) == 501
+    assert fitting_batch_size(nn.Identity(), torch.rand(1, 2), cpu) == 512
 
 
 def test_messages():

@@ -85,7 +85,30 @@ def test_a_picture_is_left(tmp_path, monkeypatch):
 
 
 def test_overlays_are_no_runs_of_their_own():
-    assert [name for name in CONFIGS if "/" in name] == ["logger/wandb"]
+    overlays = ["eval/autoattack", "eval/autoattack_fast", "logger/wandb"]
+    assert [name for name in CONFIGS if "/" in name] == overlays
+
+
+@pytest.mark.parametrize(("overlay", "name"), [("autoattack_fast", "autoattack_fast"), ("autoattack", "autoattack")])
+@pytest.mark.filterwarnings("error:The search runs on")
+def test_autoattack_on_top_of_a_configuration(overlay, name):
+    flags = ["--trainer.callbacks.max_samples", "3", "--trainer.callbacks.masking", "false"]
+    if overlay == "autoattack":
+        # the whole suite, shortened
+        attack = "{class_path: AutoAttack, init_args: {eps: 1/5, steps: 3, queries: 5}}"
+        flags += ["--trainer.callbacks.attacks", f"{{{name}: {attack}}}"]
+    cli = run("test", "digits_adversarial", "--config", f"eval/{overlay}", *flags)
+    folder = root("digits_adversarial") / "test"
+    evaluation = json.loads((folder / "robust_evaluation.json").read_text())
+    attack = evaluation["attacks"][name]
+    # norm and eps are those of training
+    assert (attack["attack"]["norm"], attack["attack"]["eps"]) == (cli.model.attack.norm, cli.model.attack.radius)
+    assert attack["images"] == 3
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]
+    logged = {f"test/robust_acc/{part}" for part in (name, "worst_case", *(f"{name}/{s}" for s in attack["stages"]))}
+    assert logged <= metrics.keys()
+    assert len(list((folder / "images").glob("*.png"))) == 3
+    assert [type(callback).__name__ for callback in cli.trainer.callbacks].count("RobustEvaluation") == 1
 
 
 def test_a_second_run_keeps_the_metrics_of_the_first():

@@ -1,0 +1,83 @@
+"""What an evaluation found, for people: pictures, a table, and warnings of gradient masking."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from torch import Tensor
+
+from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.isolation import evaluation
+from lightning_advreg.evaluation import CurveResult, RobustnessReport
+from lightning_advreg.reporting import (
+    accuracy_curve_figure,
+    adversarial_examples_figure,
+    per_class_figure,
+    results_table,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def show_report(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    report: RobustnessReport,
+    x: Tensor,
+    y: Tensor,
+    *,
+    examples: int = 8,
+    class_names: Sequence[str] | None = None,
+    suffix: str = "",
+) -> None:
+    """Show an evaluation: pictures to the loggers and the run folder, a table on the terminal, warnings.
+
+    All processes must call this, since they agree on the folder; the main one shows.
+
+    Args:
+        trainer: The Trainer of the run.
+        pl_module: The module that was attacked.
+        report: What was found.
+        x: The images, of shape ``(N, C, H, W)``, on any device.
+        y: Their labels, of shape ``(N,)``.
+        examples: How many adversarial examples to show; 0 for none, and none of images that are neither grey nor RGB.
+        class_names: A name for each class; numbers are shown without.
+        suffix: What ends the pictures' names.
+    """
+    step = trainer.global_step
+    names = None if class_names is None else list(class_names)
+    clean, worst = ([(rate.accuracy, rate.interval) for rate in rates] for rates in zip(*report.per_class, strict=True))
+    bars = per_class_figure({"clean": clean, "worst case": worst}, class_names=names)
+    log_image(trainer, f"test/per_class{suffix}", bars, step=step)
+    if report.curve is not None:
+        drawn = _curve(report.curve, chance=1 / len(report.per_class))
+        log_image(trainer, f"test/accuracy_curve{suffix}", drawn, step=step)
+    if examples and x.dim() == 4 and x.shape[1] in (1, 3):
+        device = pl_module.device
+        before, after = (images[:examples].to(device) for images in (x, report.x_adv))
+        with evaluation(pl_module, device), torch.no_grad():
+            predictions, predictions_adv = (pl_module(images).argmax(1).cpu() for images in (before, after))
+        labels = y[:examples].cpu()
+        shown = adversarial_examples_figure(before, after, labels, predictions, predictions_adv, names)
+        log_image(trainer, f"test/robust_evaluation_examples{suffix}", shown, step=step)
+    if trainer.is_global_zero:
+        title = f"Accuracy under attack, {report.clean.images} test images{suffix}"
+        Console().print(results_table(report.rows(), title=title))
+    for flag in report.flags or ():
+        rank_zero_warn(f"Sign of gradient masking ({flag.name}): {flag.message}")
+
+
+def _curve(curve: CurveResult, chance: float) -> "Figure":
+    attack = str(curve.attack["attack"])
+    return accuracy_curve_figure(
+        curve.eps,
+        {attack: [rate.accuracy for rate in curve.rates]},
+        chance=chance,
+        attack=attack,
+        norm=curve.norm,
+        intervals={attack: [rate.interval for rate in curve.rates]},
+    )
