@@ -44,7 +44,8 @@ def show_report(
         report: What was found.
         x: The images, of shape ``(N, C, H, W)``, on any device.
         y: Their labels, of shape ``(N,)``.
-        examples: How many adversarial examples to show; 0 for none, and none of images that are neither grey nor RGB.
+        examples: How many adversarial examples to show, first those that an attack found; 0 for none, and none of
+            images that are neither grey nor RGB.
         class_names: A name for each class; numbers are shown without.
         suffix: What ends the pictures' names.
     """
@@ -57,11 +58,11 @@ def show_report(
         drawn = _curve(report.curve, chance=1 / len(report.per_class))
         log_image(trainer, f"test/accuracy_curve{suffix}", drawn, step=step)
     if examples and x.dim() == 4 and x.shape[1] in (1, 3):
-        device = pl_module.device
-        before, after = (images[:examples].to(device) for images in (x, report.x_adv))
+        device, rows = pl_module.device, most_telling(x, report.x_adv, examples)
+        before, after = (images[rows.to(images.device)].to(device) for images in (x, report.x_adv))
         with evaluation(pl_module, device), torch.no_grad():
             predictions, predictions_adv = (pl_module(images).argmax(1).cpu() for images in (before, after))
-        labels = y[:examples].cpu()
+        labels = y.cpu()[rows]
         shown = adversarial_examples_figure(before, after, labels, predictions, predictions_adv, names)
         log_image(trainer, f"test/robust_evaluation_examples{suffix}", shown, step=step)
     if trainer.is_global_zero:
@@ -69,6 +70,25 @@ def show_report(
         Console().print(results_table(report.rows(), title=title))
     for flag in report.flags or ():
         rank_zero_warn(f"Sign of gradient masking ({flag.name}): {flag.message}")
+
+
+def most_telling(x: Tensor, x_adv: Tensor, count: int) -> Tensor:
+    """Choose which images to show: the first that an attack has changed, then others, in the order of the data.
+
+    Args:
+        x: The images, of shape ``(N, ...)``.
+        x_adv: The attacked ones; clean where nothing was found.
+        count: How many to choose.
+
+    Returns:
+        Places in the data, int64 on the CPU, at most ``count``.
+
+    Example:
+        >>> most_telling(torch.zeros(4, 1), torch.tensor([[0.0], [0.1], [0.0], [0.1]]), 3)
+        tensor([0, 1, 3])
+    """
+    changed = (x != x_adv.to(x.device)).flatten(1).any(1).cpu()
+    return (~changed).to(torch.uint8).argsort(stable=True)[:count].sort().values
 
 
 def _curve(curve: CurveResult, chance: float) -> "Figure":

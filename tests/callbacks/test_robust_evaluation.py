@@ -1,45 +1,23 @@
 import copy
 import json
-import re
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from lightning_advreg import AdversarialClassifier
 from lightning_advreg.attacks import APGD, FGSM, PGD, AutoAttack, DeepFool
 from lightning_advreg.callbacks import RobustAccuracy, RobustEvaluation, robust_evaluation
+from lightning_advreg.callbacks.evaluation_pictures import most_telling
 from lightning_advreg.evaluation import CurveSettings, evaluate_robustness
 
 from ..modules.parts import conv, digits
+from .evaluating import NAME, PGD3, PICTURES, callback, pictures, results, run
 from .foreign import At, Foreign, Probe, images, loader, trainer
 
-PGD3 = PGD(eps=0.05, step_size=0.03, steps=3)
 AA = AutoAttack(eps=0.05, steps=5, queries=20)
-NAME = "robust_evaluation"
 
 pytestmark = pytest.mark.filterwarnings("ignore:the DLR loss divides", "error:The search runs on")
-
-
-def callback(attacks=PGD3, **settings):
-    return RobustEvaluation(attacks, **{"masking": False, "curve_eps": [], **settings})
-
-
-def run(tmp_path, evaluating, data=None, module=None, **settings):
-    module = Foreign(seed=1) if module is None else module
-    return trainer(tmp_path, evaluating, **settings).test(module, loader(20) if data is None else data, verbose=False)
-
-
-def results(folder, suffix=""):
-    return json.loads((folder / f"{NAME}{suffix}.json").read_text())
-
-
-def pictures(folder):
-    return sorted(path.name for path in (folder / "images").glob("*.png"))
-
-
-PICTURES = ["test_accuracy_curve_000000.png", "test_per_class_000000.png", "test_robust_evaluation_examples_000000.png"]
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])
@@ -66,12 +44,6 @@ def test_it_is_the_evaluation_outside_lightning(tmp_path, inference_mode):
     assert times["attacks"].keys() == attacks.keys() and times["curve"] > 0
     assert pictures(tmp_path) == PICTURES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", f"{NAME}.json", f"{NAME}_timings.json"]
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Drawing takes longer than all the rest."""
-    monkeypatch.setattr(robust_evaluation, "show_report", lambda *args, **kwargs: None)
 
 
 @pytest.fixture
@@ -192,138 +164,11 @@ def test_batch_size_and_seed(tmp_path):
     assert len(set(drawn[0])) == len(drawn[0]) > 1
 
 
-class Breaks:
-    """An attack that changes nothing, counts its calls over all tests, and breaks off once."""
-
-    def __init__(self, after, error):
-        self._after, self._error, self._calls = after, error, 0
-
-    def __call__(self, model, x, y):
-        if self._calls == self._after:
-            self._after = None
-            raise self._error
-        self._calls += 1
-        return x
-
-
-@pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("error", [RuntimeError("killed"), KeyboardInterrupt()])
-@pytest.mark.parametrize("break_off", [3, 8])
-def test_an_interrupted_test_continues(tmp_path, error, break_off):
-    data = [loader(20), loader(20, seed=1)]
-    settings = {"batch_size": 2, "curve_eps": [0.02]}
-    run(tmp_path / "whole", callback({"pgd": PGD3, "breaks": Breaks(None, None)}, **settings), data)
-    breaks = Breaks(break_off, error)
-    evaluating = callback({"pgd": PGD3, "breaks": breaks}, **settings)
-    with pytest.raises((RuntimeError, SystemExit)):
-        run(tmp_path / "broken", evaluating, data)
-    # in the first of the loaders, or in the second
-    finished = int(break_off == 8)
-    assert len(list((tmp_path / "broken").glob(f"{NAME}_dataloader_?.json"))) == finished
-    assert len(list((tmp_path / "broken" / f"{NAME}_progress").iterdir())) == 1 + finished
-    assert breaks._calls == break_off
-    # even if the run folder of the next test is another
-    run(tmp_path / "broken", evaluating, data, logger=TensorBoardLogger(tmp_path / "broken"))
-    again = tmp_path / "broken" / "lightning_logs" / "version_0"
-    for index in range(2):
-        assert results(again, f"_dataloader_{index}") == results(tmp_path / "whole", f"_dataloader_{index}")
-    batches = sum(-(-report.clean.correct // 2) for report in evaluating.reports)
-    assert breaks._calls == batches > break_off
-    assert not (tmp_path / "broken" / f"{NAME}_progress").exists()
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_progress_of_another_evaluation_is_no_hindrance(tmp_path):
-    attacks = {"pgd": PGD3, "breaks": Breaks(8, RuntimeError("killed"))}
-    with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path, callback(attacks, batch_size=2, curve_eps=[0.02]), [loader(20), loader(20, seed=1)])
-    left = set((tmp_path / f"{NAME}_progress").iterdir())
-    assert len(left) == 2
-    for evaluating, module in (
-        (callback({**attacks, "pgd": PGD(eps=0.06, step_size=0.03)}, curve_eps=[0.02]), Foreign(seed=1)),
-        (callback(attacks, curve_eps=[0.02]), Foreign(seed=2)),
-        (callback(attacks, curve_eps=[0.02], seed=1), Foreign(seed=1)),
-        (callback(attacks, curve_eps=[0.01]), Foreign(seed=1)),
-    ):
-        run(tmp_path, evaluating, module=module)
-        assert set((tmp_path / f"{NAME}_progress").iterdir()) == left
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_two_loaders_of_the_same_images(tmp_path):
-    probe = Probe()
-    evaluating = callback({"probe": probe})
-    run(tmp_path, evaluating, [loader(8), loader(8)])
-    # the second takes what the first has left
-    assert len(probe.sizes) == 1
-    assert evaluating.reports[0].as_dict() == evaluating.reports[1].as_dict()
-    assert not (tmp_path / f"{NAME}_progress").exists()
-
-
 def test_fast_dev_run_leaves_no_files(tmp_path):
     evaluating = callback(curve_eps=None)
     run(tmp_path, evaluating, fast_dev_run=True)
     assert evaluating.reports[0].clean.images == 4
     assert list(tmp_path.rglob("*")) == []
-
-
-def test_tensorboard_gets_the_pictures(tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logger = TensorBoardLogger(tmp_path)
-    run(tmp_path, callback(curve_eps=None), logger=logger)
-    events = event_accumulator.EventAccumulator(logger.log_dir).Reload()
-    assert sorted(events.Tags()["images"]) == sorted(
-        f"test/{name}" for name in ("accuracy_curve", "per_class", "robust_evaluation_examples")
-    )
-    assert "test/robust_acc/worst_case" in events.Tags()["scalars"]
-    assert (tmp_path / "lightning_logs" / "version_0" / f"{NAME}.json").is_file()
-
-
-def test_wandb_gets_the_pictures(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it too, and only this undoes it
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    logger, rows = WandbLogger(offline=True, save_dir=tmp_path), []
-    experiment = logger.experiment
-    try:
-        monkeypatch.setattr(experiment, "log", lambda row, *args, **kwargs: rows.append(row))
-        run(tmp_path, callback(curve_eps=None), logger=logger)
-    finally:
-        wandb.finish()
-    logged = {name for row in rows for name in row}
-    assert {"test/accuracy_curve", "test/per_class", "test/robust_evaluation_examples"} <= logged
-    assert "test/robust_acc/pgd" in logged
-
-
-def test_no_examples_where_there_is_nothing_to_see(tmp_path):
-    run(tmp_path / "none", callback(examples=0))
-    assert pictures(tmp_path / "none") == ["test_per_class_000000.png"]
-    x, y = images(8)
-    module = Foreign(seed=1)
-    module.network[0] = torch.nn.Conv2d(2, 8, 3, padding=1)
-    two = DataLoader(torch.utils.data.TensorDataset(x.repeat(1, 2, 1, 1), y), batch_size=4)
-    run(tmp_path / "two", callback(), two, module)
-    assert pictures(tmp_path / "two") == ["test_per_class_000000.png"]
-
-
-def test_classes_are_named(tmp_path, monkeypatch):
-    seen = []
-    figure = robust_evaluation.show_report.__globals__["adversarial_examples_figure"]
-    monkeypatch.setitem(
-        robust_evaluation.show_report.__globals__,
-        "adversarial_examples_figure",
-        lambda *args: seen.append(args) or figure(*args),
-    )
-    evaluating = callback(FGSM(eps=0.3), class_names=("left", "right"), examples=5)
-    module = Foreign(seed=1)
-    run(tmp_path, evaluating, module=module)
-    ((clean, attacked, labels, predictions, predictions_adv, names),) = seen
-    x, y = images(20)
-    module.eval()
-    assert names == ["left", "right"] and torch.equal(clean, x[:5]) and torch.equal(labels, y[:5])
-    assert torch.equal(attacked, evaluating.reports[0].x_adv[:5]) and not torch.equal(attacked, clean)
-    assert torch.equal(predictions, module(clean).argmax(1))
-    assert torch.equal(predictions_adv, module(attacked).argmax(1))
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -334,30 +179,6 @@ def test_too_few_names_are_refused_before_the_attack(tmp_path):
     ):
         run(tmp_path, callback({"probe": probe}, class_names=["left"]))
     assert probe.sizes == []
-
-
-class Probabilities(Foreign):
-    def forward(self, x):
-        return self.network(x).softmax(1)
-
-
-def test_signs_of_masking_are_warnings_and_in_the_file(tmp_path):
-    with pytest.warns(UserWarning, match=r"Sign of gradient masking \(softmax_outputs\): The outputs are not negative"):
-        run(tmp_path, callback(masking=True), loader(4), Probabilities(seed=1))
-    assert [flag["name"] for flag in results(tmp_path)["gradient_masking"]] == ["softmax_outputs"]
-    run(tmp_path, callback(), loader(4), Probabilities(seed=1))
-    assert results(tmp_path)["gradient_masking"] is None
-
-
-@pytest.mark.parametrize(("bars", "progress"), [(True, True), (True, False), (False, True)])
-def test_bars_and_a_table_on_the_terminal(tmp_path, capfd, bars, progress):
-    evaluating = callback({"fgsm": FGSM(eps=0.3), "pgd": PGD3}, progress=progress)
-    run(tmp_path, evaluating, enable_progress_bar=bars)
-    out, err = capfd.readouterr()
-    assert (re.search(r"fgsm: 100%.*robust acc", err) is not None) == (bars and progress)
-    worst = evaluating.reports[0].worst_case
-    assert "Accuracy under attack, 20 test images" in out
-    assert re.search(rf"worst case +{100 * worst.accuracy:.2f} %", out)
 
 
 def test_it_acts_in_test_alone(tmp_path):
@@ -430,3 +251,12 @@ def test_batches_must_be_pairs(tmp_path):
         module = Foreign()
         module.test_step = lambda *args: None
         run(tmp_path, evaluating, DataLoader(images(4)[0], batch_size=2), module)
+
+
+def test_images_that_fell_are_shown_before_others():
+    x = torch.zeros(6, 1, 2, 2)
+    x_adv = x.clone()
+    x_adv[2, 0, 0, 1] = x_adv[5, 0, 1, 0] = 0.1
+    assert most_telling(x, x_adv, 1).tolist() == [2]
+    assert most_telling(x, x_adv, 4).tolist() == [0, 1, 2, 5]
+    assert most_telling(x, x_adv, 9).tolist() == [0, 1, 2, 3, 4, 5]

