@@ -229,30 +229,34 @@ def summary(outcome):
 def run_to_the_end(folder, target):
     torch.set_num_threads(1)
     model, x, y = slow_network()
-    outcome = attack_in_stages(model, x, y, STAGES, batch_size=8, checkpoint=folder, seed=1)
+    outcome = attack_in_stages(model, x, y, STAGES, batch_size=4, checkpoint=folder, seed=1)
     target.write_text(summary(outcome))
+
+
+def saved_batches(folder):
+    return len(list((folder / "progress").rglob("*.pt")))
 
 
 def test_an_evaluation_killed_ten_times_ends_with_the_same_result(tmp_path):
     torch.set_num_threads(1)
     model, x, y = slow_network()
-    started = time.monotonic()
-    expected = summary(attack_in_stages(model, x, y, STAGES, batch_size=8, checkpoint=None, seed=1))
-    whole = time.monotonic() - started
-    delays = torch.rand(10, generator=torch.Generator().manual_seed(0)) * whole
-    progressed = []
-    for delay in delays.tolist():
+    expected = summary(attack_in_stages(model, x, y, STAGES, batch_size=4, checkpoint=None, seed=1))
+    generator = torch.Generator().manual_seed(0)
+    alive = 0
+    for kills in range(10):
         child = FORK.Process(target=run_to_the_end, args=(tmp_path / "progress", tmp_path / "killed.json"))
         child.start()
-        time.sleep(delay)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
+        # at a random point of the batch after the next one that is saved
+        while child.is_alive() and saved_batches(tmp_path) <= kills:
+            time.sleep(0.001)
+        time.sleep(0.01 * torch.rand(1, generator=generator).item())
+        alive += child.is_alive()
+        os.kill(child.pid, signal.SIGKILL)
         child.join()
-        progressed.append(len(list((tmp_path / "progress").rglob("*.pt"))))
     run_to_the_end(tmp_path / "progress", tmp_path / "end.json")
     assert (tmp_path / "end.json").read_text() == expected
-    # some were killed after saving part of the work
-    assert 0 < progressed[0] <= progressed[-1]
+    # a machine that pauses this process may let a child reach the end
+    assert alive >= 5
 
 
 def one_of_two(rank, folder):
