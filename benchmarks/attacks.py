@@ -62,10 +62,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="compile our network, as on a GPU")
     parser.add_argument("--stages", action="store_true")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", type=int, nargs="?", const=10_000, metavar="IMAGES")
     options = parser.parse_args()
     if options.memory:
-        measure_memory()
+        measure_memory(options.memory)
         return
     network, (x, y) = _network(options)
     eps = options.eps or (0.3 if options.network == "mnist" else 4 / 255)
@@ -130,12 +130,12 @@ def suites(network: nn.Module, eps: float, options: argparse.Namespace) -> tuple
     return lambda x, y: ours(network, x, y), theirs
 
 
-def measure_memory() -> None:
-    """Print the peak of AutoAttack on 10,000 images of 32 x 32 with a small network, from Linux's /proc."""
+def measure_memory(images: int) -> None:
+    """Print the peak of AutoAttack on images of 32 x 32 with a small network, from Linux's /proc."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 8, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 10)).eval()
-    x = torch.rand(10_000, 3, 32, 32)
-    y = torch.cat([model(images).argmax(1).detach() for images in x.split(500)])
+    x = torch.rand(images, 3, 32, 32)
+    y = torch.cat([model(part).argmax(1).detach() for part in x.split(500)])
     attack = AutoAttack(eps=1 / 255, steps=5, queries=20, batch_size=128, progress=True)
     evaluate(attack, model, x[:256], y[:256])
     Path("/proc/self/clear_refs").write_text("5")
@@ -224,7 +224,7 @@ def _archive(path: str) -> tuple[Images, Images]:
             (torch.from_numpy(arrays[f"x_{part}"]), torch.from_numpy(arrays[f"y_{part}"]).long())
             for part in ("train", "test")
         ]
-    train, test = ((x.permute(0, 3, 1, 2).float() / 255, y) for x, y in parts)
+    train, test = ((x.permute(0, 3, 1, 2).contiguous().float() / 255, y) for x, y in parts)
     return train, test
 
 
