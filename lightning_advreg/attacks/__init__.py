@@ -18,7 +18,7 @@ from lightning_advreg.attacks.pgd import PGD
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.ranks import Alone, ProcessGroup
 from lightning_advreg.attacks.square import Square
-from lightning_advreg.attacks.suite import Outcome, attack_in_stages, evaluate
+from lightning_advreg.attacks.suite import Outcome, attack_in_stages, count_classes, evaluate
 from lightning_advreg.attacks.threat import Norm, ball
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "ball",
     "borrowed",
     "common_corruptions",
+    "count_classes",
     "describe_attack",
     "device_of",
     "evaluate",

@@ -13,7 +13,7 @@ from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.step_size import Ascent, MomentumAscent
 from lightning_advreg.attacks.survivors import Survivors
-from lightning_advreg.attacks.threat import Ball, ball
+from lightning_advreg.attacks.threat import Ball, ball, spread
 from lightning_advreg.values import to_float
 
 
@@ -115,7 +115,7 @@ class APGD(LongAttack, BoundedAttack):
             rows = survivors.rows
             better = ascent.best_loss > best_loss[rows]
             best_loss[rows] = torch.where(better, ascent.best_loss.to(best_loss.dtype), best_loss[rows])
-            best[rows] = torch.where(better.view(-1, *[1] * (best.dim() - 1)), ascent.best, best[rows])
+            best[rows] = torch.where(spread(better, best), ascent.best, best[rows])
             if self.stop_at_success:
                 survivors.settle(best[rows])
                 if len(survivors) == 0:

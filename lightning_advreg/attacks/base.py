@@ -2,7 +2,6 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.precision import round_towards, working_precision
 from lightning_advreg.attacks.randomness import seeded
-from lightning_advreg.attacks.threat import Ball, Norm, ball, check_norm, per_image
+from lightning_advreg.attacks.threat import Ball, Norm, ball, check_norm, per_image, spread
 from lightning_advreg.checks import check_types
 from lightning_advreg.values import Number, to_float
 
@@ -89,8 +88,7 @@ class SearchAttack(Attack):
         check_types(x, y)
         if self.check and eps is not None and not bool((eps >= 0).all()):
             raise ValueError(f"eps must be at least 0 for every image, got {eps.min().item():g}.")
-        stream = nullcontext() if self.seed is None else seeded(self.seed, x.device)
-        with borrowed(model, self.model_mode), stream:
+        with borrowed(model, self.model_mode), seeded(self.seed, x.device):
             # clones made here are no inference tensors, which autograd could not save
             x, y = x.detach().clone(), y.to(torch.int64, copy=True)
             return round_towards(self._search(self._objective(model, x, y), working_precision(x), eps), x)
@@ -226,4 +224,4 @@ class MinimalAttack(SearchAttack):
             return x_adv
         near = ball(self.norm, x, within)
         accepted = near.distance(x_adv) <= within + 1e-6
-        return torch.where(accepted.view(-1, *[1] * (x.dim() - 1)), near.project(x_adv), x)
+        return torch.where(spread(accepted, x), near.project(x_adv), x)

@@ -11,7 +11,7 @@ from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.survivors import Survivors, keep_rows
-from lightning_advreg.attacks.threat import Ball, ball
+from lightning_advreg.attacks.threat import Ball, ball, spread
 from lightning_advreg.values import Number, to_float
 
 _SEARCH_STEPS = 3
@@ -115,7 +115,7 @@ class FAB(LongAttack, MinimalAttack):
                     return survivors.result
                 rows = survivors.rows
                 nearer = length < distance[rows]
-                best[rows] = torch.where(_spread(nearer, found), found, best[rows])
+                best[rows] = torch.where(spread(nearer, found), found, best[rows])
                 distance[rows] = torch.where(nearer, length, distance[rows])
         survivors.settle(best[survivors.rows])
         return survivors.result
@@ -137,7 +137,7 @@ class FAB(LongAttack, MinimalAttack):
             length = feasible.distance(x_adv)
             nearer = hit & (length < distance)
             nearest, distance = (
-                torch.where(_spread(nearer, x_adv), x_adv, nearest),
+                torch.where(spread(nearer, x_adv), x_adv, nearest),
                 torch.where(nearer, length, distance),
             )
             margin = torch.where(nearer, value.to(margin.dtype), margin)
@@ -155,12 +155,12 @@ class FAB(LongAttack, MinimalAttack):
 
     def _step(self, x: Tensor, x_adv: Tensor, gap: Tensor, normal: Tensor, hit: Tensor) -> Tensor:
         alpha_max, eta, beta = self._constants
-        back = torch.where(_spread(hit, x), x + beta * (x_adv - x), x_adv)
+        back = torch.where(spread(hit, x), x + beta * (x_adv - x), x_adv)
         points, normals = torch.cat([back, x]), torch.cat([normal, normal])
         rise = -(gap.repeat(2) + (normals * (points - x_adv.repeat(2, *[1] * (x.dim() - 1)))).flatten(1).sum(1))
         moves = onto_hyperplane(self.norm, points, normals, rise.to(x.dtype))
         here, home = torch.linalg.vector_norm(moves.flatten(1), ORDER[self.norm], dim=1).chunk(2)
-        alpha = _spread((here / (here + home).clamp(min=1e-12)).clamp(max=alpha_max), x)
+        alpha = spread((here / (here + home).clamp(min=1e-12)).clamp(max=alpha_max), x)
         to_here, to_home = (points + eta * moves).chunk(2)
         return ((1 - alpha) * to_here + alpha * to_home).clamp(0, 1)
 
@@ -175,12 +175,12 @@ class FAB(LongAttack, MinimalAttack):
         for _ in range(_SEARCH_STEPS):
             # a little behind the boundary
             share = (margin / (margin - margin_inside).clamp(min=1e-12) - _BEHIND).clamp(0, 1)
-            middle = (outside + _spread(share, outside) * (inside - outside)).to(objective.x.dtype).to(outside.dtype)
+            middle = (outside + spread(share, outside) * (inside - outside)).to(objective.x.dtype).to(outside.dtype)
             with torch.no_grad():
                 hit, value = _classify(objective, objective.logits(middle))
             value = value.to(margin.dtype) - slack
             outside, inside = (
-                torch.where(_spread(hit, middle), *pair) for pair in ((middle, outside), (inside, middle))
+                torch.where(spread(hit, middle), *pair) for pair in ((middle, outside), (inside, middle))
             )
             margin, margin_inside = (torch.where(hit, *pair) for pair in ((value, margin), (margin_inside, value)))
         # a fast copy of the network may disagree with the original about points this close to the boundary
@@ -189,7 +189,7 @@ class FAB(LongAttack, MinimalAttack):
         further = ((feasible.x + f * change).clamp(0, 1).to(objective.x.dtype).to(dtype) for f in _FURTHER)
         for candidate in (outside, nearest, *further):
             confirmed = objective.confirmed(candidate, missing)
-            result = torch.where(_spread(confirmed, result), candidate, result)
+            result = torch.where(spread(confirmed, result), candidate, result)
             missing = missing & ~confirmed
         length = feasible.distance(result)
         return result, torch.where((distance < torch.inf) & ~missing, length, torch.inf)
@@ -199,9 +199,9 @@ class FAB(LongAttack, MinimalAttack):
         near = ball(self.norm, x, torch.where(known, radius, 0.0))
         change = near.random_start() - x
         length = torch.linalg.vector_norm(change.flatten(1), ORDER[self.norm], dim=1)
-        start = (x + change * near.eps / _spread(length.clamp(min=1e-12), x)).clamp(0, 1)
+        start = (x + change * near.eps / spread(length.clamp(min=1e-12), x)).clamp(0, 1)
         # nothing says how far to go: half of the way to a random image
-        return torch.where(_spread(known, x), start, (x + torch.rand_like(x)) / 2)
+        return torch.where(spread(known, x), start, (x + torch.rand_like(x)) / 2)
 
     def _runs(self, objective: InnerObjective) -> list[Tensor]:
         logits = objective.clean_logits
@@ -227,7 +227,3 @@ def _classify(objective: InnerObjective, logits: Tensor) -> tuple[Tensor, Tensor
     """Tell which logits reach the goal by more than rounding, and their margins."""
     margin = objective.loss(logits)
     return objective.hits(logits) & (margin > rounding(logits)), margin
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (x.dim() - 1))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.objective import InnerObjective, input_gradient
-from lightning_advreg.attacks.threat import Norm
+from lightning_advreg.attacks.threat import Norm, spread
 
 ORDER: dict[Norm, float] = {"linf": torch.inf, "l2": 2, "l1": 1}
 """The order p of each norm."""
@@ -89,7 +89,7 @@ def nearest_boundary(
         other = input_gradient(gaps[:, index].sum(), leaf, keep_graph=index < count - 1)
         nearer = _distance(norm, gaps[:, index].detach(), other) < _distance(norm, gap, normal)
         gap = torch.where(nearer, gaps[:, index].detach(), gap)
-        normal = torch.where(nearer.view(-1, *[1] * (normal.dim() - 1)), other, normal)
+        normal = torch.where(spread(nearer, normal), other, normal)
     logits = logits.detach()
     # on the boundary itself rounding decides about the class, so the goal lies behind it
     return gap - 2 * rounding(logits), normal, logits

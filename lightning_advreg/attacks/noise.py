@@ -10,7 +10,7 @@ from lightning_advreg.attacks.base import BoundedAttack
 from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.survivors import Survivors, keep_rows
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 
 Distribution: TypeAlias = Literal["uniform", "gaussian"]
 """What noise is drawn from."""
@@ -78,7 +78,7 @@ class Noise(LongAttack, BoundedAttack):
             loss, hit = survivors.objective.evaluate(x_adv)
             # the first draw counts whatever its loss, which may be nan
             better = hit | (loss > best_loss) if made > 1 else torch.ones_like(hit)
-            best = torch.where(better.view(-1, *[1] * (best.dim() - 1)), x_adv, best)
+            best = torch.where(spread(better, best), x_adv, best)
             best_loss = torch.where(better, loss, best_loss)
             kept = survivors.retire(best, hit, now=made == self.tries)
             best, best_loss = keep_rows(kept, best), keep_rows(kept, best_loss)
@@ -97,4 +97,4 @@ class Noise(LongAttack, BoundedAttack):
             # signed exponential variables, divided by their sum, are uniform on the L1 sphere
             noise = torch.empty_like(x).exponential_() * noise.sign()
         length = torch.linalg.vector_norm(noise.flatten(1), _P[self.norm], dim=1)
-        return feasible.project(x + eps * noise / length.view(-1, *[1] * (x.dim() - 1)))
+        return feasible.project(x + eps * noise / spread(length, x))

@@ -11,7 +11,7 @@ from lightning_advreg.attacks.base import BoundedAttack
 from lightning_advreg.attacks.losses import check_start
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.survivors import Survivors, keep_rows
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 from lightning_advreg.values import Number, to_float
 
 
@@ -90,7 +90,7 @@ class PGD(BoundedAttack):
                 loss, hit = survivors.objective.evaluate(x_adv)
                 better = loss > best_loss[rows]
                 best_loss[rows] = torch.where(better, loss.to(best_loss.dtype), best_loss[rows])
-                best[rows] = torch.where(better.view(-1, *[1] * (x_adv.dim() - 1)), x_adv, best[rows])
+                best[rows] = torch.where(spread(better, x_adv), x_adv, best[rows])
                 survivors.retire(x_adv, hit, now=True)
             if len(survivors) == 0:
                 break

@@ -15,7 +15,7 @@ from lightning_advreg.attacks.square_l2 import L2SquareSearch
 from lightning_advreg.attacks.square_linf import LinfSquareSearch
 from lightning_advreg.attacks.square_windows import SquareSearch
 from lightning_advreg.attacks.survivors import Survivors
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 from lightning_advreg.values import Number, to_float
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -109,7 +109,7 @@ class Square(LongAttack, BoundedAttack):
                     search.select(kept, survivors.feasible)
                     loss, best, best_loss = loss[kept], best[kept], best_loss[kept]
             better = loss > best_loss
-            best = torch.where(better.view(-1, *[1] * (best.dim() - 1)), search.x_adv, best)
+            best = torch.where(spread(better, best), search.x_adv, best)
             best_loss = torch.where(better, loss, best_loss)
         survivors.settle(best)
         return survivors.result

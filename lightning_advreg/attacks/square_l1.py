@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.square_l2 import L2SquareSearch
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 
 
 class L1SquareSearch(L2SquareSearch):
@@ -41,4 +41,4 @@ class L1SquareSearch(L2SquareSearch):
 
     def keep(self, better: Tensor) -> None:
         """Take the other images back."""
-        self.x_adv = torch.where(better.view(-1, *[1] * (self._best.dim() - 1)), self.x_adv, self._best)
+        self.x_adv = torch.where(spread(better, self._best), self.x_adv, self._best)

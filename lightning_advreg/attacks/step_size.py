@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 
 _WEIGHT = 0.75
 _FIRST, _SHORTER, _SHORTEST = 22, 3, 6
@@ -87,7 +87,7 @@ class Ascent(ABC):
         self.loss = torch.where(back, self.best_loss, self.loss)
 
     def _where(self, rows: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-        return torch.where(rows.view(-1, *[1] * (chosen.dim() - 1)), chosen, other)
+        return torch.where(spread(rows, chosen), chosen, other)
 
 
 class MomentumAscent(Ascent):

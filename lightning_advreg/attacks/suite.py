@@ -136,13 +136,11 @@ def evaluate(attack: LongAttack, model: Model, x: Tensor, y: Tensor, ranks: Alon
         What each stage did.
     """
     check_types(x, y)
-    with borrowed(model), torch.no_grad():
-        num_classes = model(x[:1].to(device_of(model, x))).shape[-1]
     return attack_in_stages(
         model,
         x,
         y,
-        attack.stages(num_classes),
+        attack.stages(count_classes(model, x, attack.seed)),
         targeted=attack.targeted,
         seed=attack.seed,
         batch_size=attack.batch_size,
@@ -151,6 +149,19 @@ def evaluate(attack: LongAttack, model: Model, x: Tensor, y: Tensor, ranks: Alon
         acceleration=attack.acceleration,
         ranks=ranks,
     )
+
+
+def count_classes(model: Model, x: Tensor, seed: int | None) -> int:
+    """Count the logits that a model gives, in one pass over one image.
+
+    Args:
+        model: From images to logits; it is left as it was found.
+        x: Images, of shape ``(N, ...)``, on any device.
+        seed: Of the random numbers that a model may draw; None draws from the caller's generators.
+    """
+    device = device_of(model, x)
+    with borrowed(model), torch.no_grad(), seeded(seed, device):
+        return model(x[:1].to(device)).shape[-1]
 
 
 @dataclass

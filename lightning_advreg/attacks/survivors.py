@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.objective import InnerObjective
-from lightning_advreg.attacks.threat import Ball
+from lightning_advreg.attacks.threat import Ball, spread
 
 _STEPS_BETWEEN = 10
 
@@ -93,8 +93,7 @@ class Survivors:
 
     def _keep(self, x_adv: Tensor, hit: Tensor) -> None:
         new = hit & ~self._hit[self._rows]
-        spread = new.view(-1, *[1] * (x_adv.dim() - 1))
-        self.result[self._rows] = torch.where(spread, x_adv, self.result[self._rows])
+        self.result[self._rows] = torch.where(spread(new, x_adv), x_adv, self.result[self._rows])
         self._hit[self._rows] |= new
 
     def _report(self, fallen: int) -> None:

@@ -92,20 +92,20 @@ class L2Ball(Ball):
     def project(self, x_adv: Tensor) -> Tensor:
         """Scale the change onto the ball, then clip to the box."""
         delta = x_adv - self.x
-        norm = _spread(delta.flatten(1).norm(dim=1), delta)
+        norm = spread(delta.flatten(1).norm(dim=1), delta)
         return (self.x + delta * (self.eps / norm.clamp(min=_TINY)).clamp(max=1)).clamp(0, 1)
 
     def random_start(self) -> Tensor:
         """Draw a uniform direction with a length from U(0, eps), then clip to the box."""
         direction = self.steepest(torch.randn_like(self.x), self.x)
-        radius = _spread(torch.rand(len(self.x), dtype=self.x.dtype, device=self.x.device), self.x)
+        radius = spread(torch.rand(len(self.x), dtype=self.x.dtype, device=self.x.device), self.x)
         return self.project(self.x + self.eps * radius * direction)
 
     def steepest(self, grad: Tensor, x_adv: Tensor) -> Tensor:
         """Give the gradient divided by its Euclidean norm; a zero gradient stays zero."""
         # divided by its largest entry first: squares of gradients near 1e-25 would vanish in float32
-        scaled = grad / _spread(grad.flatten(1).abs().amax(1).clamp(min=torch.finfo(grad.dtype).tiny), grad)
-        return scaled / _spread(scaled.flatten(1).norm(dim=1).clamp(min=_TINY), grad)
+        scaled = grad / spread(grad.flatten(1).abs().amax(1).clamp(min=torch.finfo(grad.dtype).tiny), grad)
+        return scaled / spread(scaled.flatten(1).norm(dim=1).clamp(min=_TINY), grad)
 
     def distance(self, x_adv: Tensor) -> Tensor:
         """Give the Euclidean norm of the change."""
@@ -138,8 +138,8 @@ class L1Ball(Ball):
     def random_start(self) -> Tensor:
         """Draw a direction uniform on the L1 sphere with a length from U(0, eps), then project."""
         laplace = torch.empty_like(self.x).exponential_() * torch.randn_like(self.x).sign()
-        direction = laplace / _spread(laplace.abs().flatten(1).sum(1), laplace)
-        radius = _spread(torch.rand(len(self.x), dtype=self.x.dtype, device=self.x.device), self.x)
+        direction = laplace / spread(laplace.abs().flatten(1).sum(1), laplace)
+        radius = spread(torch.rand(len(self.x), dtype=self.x.dtype, device=self.x.device), self.x)
         return self.project(self.x + self.eps * radius * direction)
 
     def steepest(self, grad: Tensor, x_adv: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class L1Ball(Ball):
         top = size.topk(count, dim=1)
         chosen = torch.zeros_like(size).scatter_(1, top.indices, (top.values > 0).to(size.dtype))
         direction = grad.sign() * chosen.view_as(grad)
-        return direction / _spread(chosen.sum(1).clamp(min=1), grad)
+        return direction / spread(chosen.sum(1).clamp(min=1), grad)
 
     def distance(self, x_adv: Tensor) -> Tensor:
         """Give the sum of absolute changes."""
@@ -192,10 +192,11 @@ def per_image(value: float | Tensor, x: Tensor) -> Tensor:
         values = values.expand(len(x))
     if values.shape != x.shape[:1]:
         raise ValueError(f"eps must be one number or one per image, shape ({len(x)},), got {tuple(values.shape)}.")
-    return _spread(values, x)
+    return spread(values, x)
 
 
-def _spread(values: Tensor, x: Tensor) -> Tensor:
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Shape one value per image, ``(N,)``, so that it goes with images ``x`` of shape ``(N, ...)``."""
     return values.view(-1, *[1] * (x.dim() - 1))
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lightning_advreg.attacks import (
@@ -19,10 +18,8 @@ from lightning_advreg.attacks import (
     Outcome,
     SearchAttack,
     attack_in_stages,
-    borrowed,
+    count_classes,
     describe_attack,
-    device_of,
-    seeded,
 )
 from lightning_advreg.checks import check_types
 from lightning_advreg.evaluation.attacks import budget_to_look_at, named_attacks, stopping_at_success
@@ -92,7 +89,7 @@ def evaluate_robustness(
     named = {name: stopping_at_success(attack) for name, attack in named_attacks(attacks).items()}
     budget = budget_to_look_at(named) if masking else None
     check_types(x, y)
-    num_classes = _num_classes(model, x, seed)
+    num_classes = count_classes(model, x, seed)
 
     def run(attack: Attack, stages: Mapping[str, Attack], *folder: str) -> Outcome:
         own = attack.seed if isinstance(attack, SearchAttack) else None
@@ -202,12 +199,6 @@ def _curve(curve: CurveSettings, run: Callable[[Mapping[str, Attack]], Outcome])
         rates=tuple(Rate(count, len(outcome.stage)) for count in correct),
         seconds=sum(outcome.seconds),
     )
-
-
-def _num_classes(model: Model, x: Tensor, seed: int | None) -> int:
-    device = device_of(model, x)
-    with borrowed(model), torch.no_grad(), seeded(seed, device):
-        return model(x[:1].to(device)).shape[-1]
 
 
 def _rate(correct: Tensor) -> Rate:

@@ -389,3 +389,13 @@ def test_memory_is_that_of_the_result_and_a_few_batches(tmp_path):
     assert report["fallen"] > 100
     result, batch = 4 * 4000 * 3 * 32 * 32, 4 * 32 * 3 * 32 * 32
     assert report["peak"] < result + 60 * batch
+
+
+@pytest.mark.filterwarnings("ignore:The search runs")
+def test_a_model_that_draws_random_numbers_takes_none_of_the_callers():
+    model, x, y = network()
+    noisy = nn.Sequential(nn.Dropout(0.1), *model)
+    noisy.forward = lambda images: model(images + 0.01 * torch.randn_like(images))
+    before = torch.get_rng_state()
+    evaluate(Square(eps=0.02, queries=3), noisy, x, y)
+    assert torch.equal(torch.get_rng_state(), before)
