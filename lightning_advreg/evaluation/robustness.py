@@ -79,6 +79,7 @@ def evaluate_robustness(
             for masking at, pixels or labels are out of range, or ``checkpoint`` holds another evaluation.
 
     Example:
+        >>> import torch
         >>> from lightning_advreg.attacks import FGSM, PGD
         >>> model, x = torch.nn.Flatten(), torch.tensor([[[[0.5, 0.3]]], [[[0.9, 0.1]]]])
         >>> attacks = {"fgsm": FGSM(eps=0.05), "pgd": PGD(eps=0.2, step_size=0.1)}
