@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_advreg.attacks.folding import agree, fold_batchnorm
+from lightning_advreg.attacks.inplace import use_inplace_activations
 from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.patch_gradient import use_patch_gradients
 from lightning_advreg.attacks.precision import working_precision
@@ -21,7 +22,7 @@ from lightning_advreg.attacks.winograd import use_winograd
 SearchDtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """The precision of a search."""
 
-_TRANSFORMS = ("fold_batchnorm", "channels_last", "cpu_convolutions")
+_TRANSFORMS = ("fold_batchnorm", "inplace_activations", "channels_last", "cpu_convolutions")
 _EXAMPLES = 8
 
 
@@ -32,6 +33,7 @@ class Acceleration:
     Args:
         channels_last: Keep the channels of a pixel side by side in memory, as fast convolutions want them.
         fold_batchnorm: Fold every BatchNorm after a convolution into it.
+        inplace_activations: Let every ``nn.ReLU`` overwrite what it reads.
         cpu_convolutions: On the CPU, run 3x3 convolutions of stride 1 between 32 channels or more with a quarter of the
             multiplications (Lavin & Gray, 2016), and gradients of convolutions of up to 4 channels as matrix products.
             Left out where the copy is compiled or in lower precision.
@@ -50,6 +52,7 @@ class Acceleration:
 
     channels_last: bool = True
     fold_batchnorm: bool = True
+    inplace_activations: bool = True
     cpu_convolutions: bool = True
     compile: bool = False
     search_dtype: SearchDtype = "float32"
@@ -188,12 +191,17 @@ def _first_that_agrees(network: nn.Module, asked: Acceleration, example: Tensor)
         try:
             if attempt.fold_batchnorm:
                 fold_batchnorm(fast, example)
+            if attempt.inplace_activations:
+                use_inplace_activations(fast)
             if attempt.channels_last:
                 fast = fast.to(memory_format=torch.channels_last)
             if attempt.cpu_convolutions:
                 use_winograd(fast)
                 use_patch_gradients(fast)
-            logits = SearchModel(network, fast, attempt)(example)
+            search = SearchModel(network, fast, attempt)
+            logits = search(example)
+            if attempt.inplace_activations:
+                _go_back(search, example)
         except Exception as error:  # a network that looks at its layers or their memory can fail in any way
             failure = error
             continue
@@ -203,22 +211,27 @@ def _first_that_agrees(network: nn.Module, asked: Acceleration, example: Tensor)
     raise failure
 
 
+def _go_back(search: SearchModel, example: Tensor) -> None:
+    """Raise if a tensor that a gradient needs was overwritten in the forward pass."""
+    with torch.enable_grad():
+        leaf = example.clone().requires_grad_()
+        logits = search(leaf)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+
+
 def _attempts(asked: Acceleration) -> Iterator[Acceleration]:
-    """Leave out as few transformations as possible, BatchNorm folding first."""
+    """Leave out as few transformations as possible, those named first in `_TRANSFORMS` first."""
     more_follows = asked.compile or asked.search_dtype != "float32"
     # compiled or in half precision, PyTorch's own convolution is faster
     own = asked.cpu_convolutions and not more_follows
     asked = replace(asked, search_dtype="float32", compile=False, cpu_convolutions=own)
     on = _switched_on(asked)
     for count in range(len(on), -1 if more_follows else 0, -1):
-        # in the reverse order of `combinations`, so that BatchNorm folding goes first
+        # in the reverse order of `combinations`, so that what is named first goes first
         for kept in reversed(list(combinations(on, count))):
-            yield replace(
-                asked,
-                fold_batchnorm="fold_batchnorm" in kept,
-                channels_last="channels_last" in kept,
-                cpu_convolutions="cpu_convolutions" in kept,
-            )
+            switches: dict[str, Any] = {name: name in kept for name in _TRANSFORMS}
+            yield replace(asked, **switches)
 
 
 def _switched_on(acceleration: Acceleration) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.base import MinimalAttack
-from lightning_advreg.attacks.hyperplane import ORDER, nearest_boundary, onto_hyperplane, rounding, wrong_classes
+from lightning_advreg.attacks.hyperplane import nearest_boundary, norm_of, onto_hyperplane, rounding, wrong_classes
 from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.objective import InnerObjective
@@ -159,7 +159,7 @@ class FAB(LongAttack, MinimalAttack):
         points, normals = torch.cat([back, x]), torch.cat([normal, normal])
         rise = -(gap.repeat(2) + (normals * (points - x_adv.repeat(2, *[1] * (x.dim() - 1)))).flatten(1).sum(1))
         moves = onto_hyperplane(self.norm, points, normals, rise.to(x.dtype))
-        here, home = torch.linalg.vector_norm(moves.flatten(1), ORDER[self.norm], dim=1).chunk(2)
+        here, home = norm_of(self.norm, moves).chunk(2)
         alpha = spread((here / (here + home).clamp(min=1e-12)).clamp(max=alpha_max), x)
         to_here, to_home = (points + eta * moves).chunk(2)
         return ((1 - alpha) * to_here + alpha * to_home).clamp(0, 1)
@@ -198,8 +198,8 @@ class FAB(LongAttack, MinimalAttack):
         known = radius < torch.inf
         near = ball(self.norm, x, torch.where(known, radius, 0.0))
         change = near.random_start() - x
-        length = torch.linalg.vector_norm(change.flatten(1), ORDER[self.norm], dim=1)
-        start = (x + change * near.eps / spread(length.clamp(min=1e-12), x)).clamp(0, 1)
+        size = spread(norm_of(self.norm, change).clamp(min=1e-12), x)
+        start = (x + change * near.eps / size).clamp(0, 1)
         # nothing says how far to go: half of the way to a random image
         return torch.where(spread(known, x), start, (x + torch.rand_like(x)) / 2)
 

@@ -63,7 +63,9 @@ class _PatchGradient(torch.autograd.Function):
         weight = ctx.weight
         # contiguous either way: the channels of a position lie side by side, or its positions do
         patches = torch.matmul(weight.flatten(1).T, grad.flatten(2))
-        return F.fold(patches, ctx.size, weight.shape[2:], **ctx.geometry), None, None, None
+        # images as channels of one: the fold runs through a batch image by image
+        images = F.fold(patches.flatten(0, 1), ctx.size, weight.shape[2:], **ctx.geometry)
+        return images.view(-1, weight.shape[1], *ctx.size), None, None, None
 
 
 def use_patch_gradients(network: nn.Module) -> None:

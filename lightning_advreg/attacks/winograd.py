@@ -108,7 +108,9 @@ class _Winograd(torch.autograd.Function):
             outputs = _both_sides(outside, products.view(6, 6, -1)).view(4, 4, *result.shape[:2], columns, -1)
             result.copy_(outputs.permute(2, 3, 0, 4, 1, 5))
         out = out.view(n, 4 * rows, 4 * columns, -1)[:, :height, :width].permute(0, 3, 1, 2)
-        return out.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+        out = out.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+        # no view: autograd forbids an activation in place on a view that a Function made
+        return out.new_empty(0).set_(out.untyped_storage(), out.storage_offset(), out.shape, out.stride())
 
     @staticmethod
     @once_differentiable

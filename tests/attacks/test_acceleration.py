@@ -13,7 +13,7 @@ from lightning_advreg.attacks.model_state import borrowed
 from lightning_advreg.attacks.winograd import WinogradConv2d
 from lightning_advreg.networks import PreActResNet18, ResNet18
 
-NOTHING = Acceleration(channels_last=False, fold_batchnorm=False, cpu_convolutions=False)
+NOTHING = Acceleration(channels_last=False, fold_batchnorm=False, inplace_activations=False, cpu_convolutions=False)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def trained(module):
 
 def small(**arguments):
     """A small network; width 32 is where Winograd begins, and a smooth activation lets gradients be compared."""
-    return trained(ResNet18(width=32, activation="softplus", **arguments))
+    return trained(ResNet18(**{"width": 32, "activation": "softplus", **arguments}))
 
 
 def input_gradient(model, x):
@@ -223,7 +223,7 @@ def test_what_changes_the_logits_is_left_out(x, twist, left_out):
     net = Odd(twist)
     search = search_model(net, Acceleration(), x)
     assert not search.exact
-    for name in ("fold_batchnorm", "channels_last", "cpu_convolutions"):
+    for name in ("fold_batchnorm", "inplace_activations", "channels_last", "cpu_convolutions"):
         assert getattr(search.acceleration, name) is (left_out != name)
     torch.testing.assert_close(search(x), net(x))
 

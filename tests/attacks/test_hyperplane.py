@@ -218,7 +218,7 @@ def test_wrong_classes_are_ranked_without_the_label():
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 1.0, 1.5])
-def test_both_ways_to_find_the_full_pixels_agree(share, corners):
+def test_both_ways_to_find_the_size_agree(share, corners):
     generator = torch.Generator().manual_seed(int(100 * share))
     room = torch.rand(20, 50, generator=generator, dtype=torch.float64)
     if corners:
@@ -226,17 +226,11 @@ def test_both_ways_to_find_the_full_pixels_agree(share, corners):
     weight = torch.rand(20, 50, generator=generator, dtype=torch.float64)
     weight[:, :5] = 0
     goal = share * (weight * room).sum(1, keepdim=True)
-    for speed in (weight, torch.ones_like(weight)):
-        found = [
-            full | (weight == 0)
-            for full in (
-                hyperplane._full_by_newton(weight, speed, room, goal),
-                hyperplane._full_by_sorting(weight, speed, room, goal),
-            )
-        ]
-        if share != 1.0:  # where rounding decides about the last pixel
-            assert torch.equal(*found)
-        grown = hyperplane._grow(weight, speed, room, goal)
-        assert (grown <= room).all() and (grown >= 0).all()
-        reached = (weight * grown).sum(1, keepdim=True)
-        torch.testing.assert_close(reached, torch.minimum(goal, (weight * room).sum(1, keepdim=True)))
+    for speed in (weight, None):
+        ways = (hyperplane._grow_by_newton, hyperplane._grow_by_sorting)
+        grown = [torch.where(weight > 0, way(weight, speed, room, goal), 0.0) for way in ways]
+        torch.testing.assert_close(*grown)
+        for sizes in grown:
+            assert (sizes <= room).all() and (sizes >= 0).all()
+            reached = (weight * sizes).sum(1, keepdim=True)
+            torch.testing.assert_close(reached, torch.minimum(goal, (weight * room).sum(1, keepdim=True)))
