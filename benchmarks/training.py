@@ -78,7 +78,7 @@ def ours(network: nn.Module) -> Step:
 
     def step(x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
-        model.objective_of(x, y, batch_idx=1).loss.backward()
+        model.prepare(x, y, batch_idx=1)().loss.backward()
         optimizer.step()
 
     return step

@@ -10,9 +10,10 @@ from lightning_advreg.attacks.deepfool import DeepFool
 from lightning_advreg.attacks.fab import FAB
 from lightning_advreg.attacks.fgsm import FGSM
 from lightning_advreg.attacks.ledger import describe_attack, fingerprint
+from lightning_advreg.attacks.live import live_copy, stand_in, standing_in
 from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.losses import LossName
-from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed, device_of, logit_variation
+from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed, device_of, in_mode, logit_variation
 from lightning_advreg.attacks.noise import Noise
 from lightning_advreg.attacks.pgd import PGD
 from lightning_advreg.attacks.randomness import seeded
@@ -56,7 +57,11 @@ __all__ = [
     "device_of",
     "evaluate",
     "fingerprint",
+    "in_mode",
+    "live_copy",
     "logit_variation",
     "search_model",
     "seeded",
+    "stand_in",
+    "standing_in",
 ]

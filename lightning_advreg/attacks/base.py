@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from lightning_advreg.attacks.live import stand_in
 from lightning_advreg.attacks.losses import LossName, check_loss
 from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed
 from lightning_advreg.attacks.objective import InnerObjective
@@ -28,6 +29,17 @@ class Attack(ABC):
     @abstractmethod
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Attack ``model`` at images ``x`` ``(N, C, H, W)`` in [0, 1] with labels ``y`` ``(N,)``, int64."""
+
+    def maximising(self, loss: LossName) -> "Attack":
+        """Give the same attack on another loss, for objectives that name their own.
+
+        Raises:
+            TypeError: If this attack has no loss to choose.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no `maximising` method, which this objective needs to attack loss {loss!r}; "
+            "use PGD or FGSM, or give the attack a method `maximising(loss)`."
+        )
 
     def scaled(self, factor: float) -> Self:
         """Give the same attack with budget and step sizes multiplied by ``factor``, for warm-up schedules.
@@ -88,6 +100,7 @@ class SearchAttack(Attack):
         check_types(x, y)
         if self.check and eps is not None and not bool((eps >= 0).all()):
             raise ValueError(f"eps must be at least 0 for every image, got {eps.min().item():g}.")
+        model = stand_in(model, self.model_mode)
         with borrowed(model, self.model_mode), seeded(self.seed, x.device):
             # clones made here are no inference tensors, which autograd could not save
             x, y = x.detach().clone(), y.to(torch.int64, copy=True)
@@ -140,6 +153,10 @@ class BoundedAttack(SearchAttack):
     def radius(self) -> float:
         """The budget as a float, in pixel units."""
         return to_float(self.eps, "eps")
+
+    def maximising(self, loss: LossName) -> Self:
+        """Give the same attack on another loss."""
+        return dataclasses.replace(self, loss=loss)
 
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps multiplied by ``factor`` >= 0; subclasses scale their steps along."""

@@ -1,7 +1,8 @@
 """Fold BatchNorm into the layer before it: one layer less, of the same function."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,18 @@ _NORMS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
 _ALL_NORMS = tuple({norm for norms in _NORMS.values() for norm in norms})
 
 
-def fold_batchnorm(module: nn.Module, example: Tensor) -> int:
+Fuse: TypeAlias = Callable[[nn.Module, nn.Module], nn.Module | None]
+"""From a layer and the BatchNorm after it to a layer that does the work of both, or None to leave them."""
+
+
+def fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    """Fuse a convolution or linear layer with the BatchNorm after it into one of its kind."""
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_eval(layer, cast(nn.BatchNorm1d, norm))
+    return fuse_conv_bn_eval(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, norm))
+
+
+def fold_batchnorm(module: nn.Module, example: Tensor, fuse: Fuse = fused) -> int:
     """Fold every BatchNorm that follows a convolution or linear layer into that layer, in place.
 
     In eval mode a BatchNorm is an affine map per channel, ``y = gamma (z - mu) / sqrt(var + eps) + beta``, and for
@@ -33,6 +45,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> int:
         module: The network, changed in place: pass a copy. Layers are folded that are in eval mode, of exactly the
             types of PyTorch, without hooks or parametrisations, and used once in a pass.
         example: Some images that ``module`` maps to one tensor.
+        fuse: Makes the layer that does the work of both.
 
     Returns:
         The number of BatchNorm layers folded.
@@ -48,7 +61,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> int:
         Identity()
     """
     with torch.no_grad():
-        pairs, expected = _observe(module, example)
+        pairs, expected = _observe(module, example, fuse)
         return _fold(pairs, module, example, expected)
 
 
@@ -111,7 +124,7 @@ class _Pair:
         swap(module, self.identity, self.norm)
 
 
-def _observe(module: nn.Module, example: Tensor) -> tuple[list[_Pair], Tensor]:
+def _observe(module: nn.Module, example: Tensor, fuse: Fuse) -> tuple[list[_Pair], Tensor]:
     # tensors with their versions, which tell whether an activation in place came between; not ids, which come back
     outputs: dict[nn.Module, list[tuple[Tensor, int]]] = {}
     inputs: dict[nn.Module, list[tuple[Tensor, int]]] = {}
@@ -143,11 +156,11 @@ def _observe(module: nn.Module, example: Tensor) -> tuple[list[_Pair], Tensor]:
         reads = [(norm, read, len(calls)) for norm, calls in inputs.items() for x, read in calls if x is output]
         if more or len(reads) != 1 or reads[0][1:] != (version, 1) or type(reads[0][0]) not in _NORMS[type(layer)]:
             continue
-        norm: Any = reads[0][0]
-        if type(layer) is not nn.Linear:
-            pairs.append(_Pair(layer, norm, fuse_conv_bn_eval(cast(nn.Conv2d, layer), norm)))
-        elif output.dim() == 2:  # BatchNorm1d of (N, L, F) normalises L, not the features
-            pairs.append(_Pair(layer, norm, fuse_linear_bn_eval(layer, norm)))
+        if type(layer) is nn.Linear and output.dim() != 2:  # BatchNorm1d of (N, L, F) normalises L, not the features
+            continue
+        both = fuse(layer, reads[0][0])
+        if both is not None:
+            pairs.append(_Pair(layer, reads[0][0], both))
     return pairs, expected
 
 

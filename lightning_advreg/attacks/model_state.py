@@ -52,7 +52,7 @@ def borrowed(model: Model, mode: ModelMode = "eval") -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         if module is not None:
             stack.enter_context(_frozen(module))
-            stack.enter_context(_mode(module, mode))
+            stack.enter_context(in_mode(module, mode))
         yield
 
 
@@ -69,7 +69,20 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _mode(module: nn.Module, mode: ModelMode) -> Iterator[None]:
+def in_mode(module: nn.Module, mode: ModelMode) -> Iterator[None]:
+    """Run a network in a mode, and give the flags of its layers back as they were.
+
+    Args:
+        module: The network.
+        mode: How it runs meanwhile.
+
+    Example:
+        >>> net = nn.BatchNorm1d(2)
+        >>> with in_mode(net, "batch_stats"):
+        ...     _ = net(torch.rand(4, 2))
+        >>> net.running_mean
+        tensor([0., 0.])
+    """
     changed: list[tuple[Any, str, Any]] = []
 
     def change(child: Any, name: str, value: object) -> None:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
@@ -20,6 +21,8 @@ from lightning_advreg.modules.base import CheckpointedModule, by_name
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
 from lightning_advreg.penalties import L2, ElasticNet, WeightPenalty
+from lightning_advreg.perturbations import Climb, WeightPerturbation
+from lightning_advreg.values import to_float
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
@@ -28,7 +31,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 class Classifier(CheckpointedModule, ABC):
     """A classifier in training: an objective to be named by the subclass, soft and hard limits, and metrics.
 
-    A subclass implements :meth:`objective_of`. Logged are ``train/loss`` (with penalties), ``train/penalty/<name>``,
+    A subclass implements :meth:`prepare`. Logged are ``train/loss`` (with penalties), ``train/penalty/<name>``,
     ``train/acc`` and ``train/robust_acc`` (from the logits the objective computed), ``val/loss``, ``val/acc``,
     ``test/loss`` and ``test/acc``.
 
@@ -36,10 +39,12 @@ class Classifier(CheckpointedModule, ABC):
         network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
         penalties: Soft limits: terms added to the loss.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
+        weight_perturbation: Take each gradient at weights moved to where the loss is higher (SAM, AWP), or None.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
     """
 
+    replays = 1
     required = ("network",)
 
     def __init__(
@@ -47,6 +52,7 @@ class Classifier(CheckpointedModule, ABC):
         network: nn.Module,
         penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
         constraints: Sequence[Constraint] = (),
+        weight_perturbation: WeightPerturbation | None = None,
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -54,6 +60,8 @@ class Classifier(CheckpointedModule, ABC):
         self.network = network
         self.penalties = by_name(penalties)
         self.constraints = tuple(constraints)
+        self.weight_perturbation = weight_perturbation
+        self._climb: Climb | None = None
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
@@ -61,8 +69,8 @@ class Classifier(CheckpointedModule, ABC):
             constraint.check(network)
 
     @abstractmethod
-    def objective_of(self, x: Tensor, y: Tensor, batch_idx: int) -> ObjectiveOutput:
-        """Give the loss of a training batch, without penalties."""
+    def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
+        """Attack a training batch, and give its objective as a function of the weights of the moment."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1]."""
@@ -74,7 +82,10 @@ class Classifier(CheckpointedModule, ABC):
         x, y = batch
         if batch_idx == 0:
             self.check_batch(x, y)
-        output = self.objective_of(x, y, batch_idx)
+        objective = self.prepare(x, y, batch_idx)
+        self._climb = self._climbed(objective, batch_idx)
+        with nullcontext() if self._climb is None else self._climb.at_the_top():
+            output = objective()
         loss = output.loss
         for name, penalty in self.penalties.items():
             value = penalty(self.network)
@@ -84,6 +95,14 @@ class Classifier(CheckpointedModule, ABC):
         self._log_accuracy("train/acc", self.train_acc, output.logits, y)
         self._log_accuracy("train/robust_acc", self.train_robust_acc, output.logits_adv, y)
         return loss
+
+    def on_after_backward(self) -> None:
+        """Go back to the weights that the optimizer is to move."""
+        self._descend()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave no moved weights behind."""
+        self._descend()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of the clean images."""
@@ -124,9 +143,10 @@ class Classifier(CheckpointedModule, ABC):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], object] | None = None,
     ) -> None:
-        """Take a step, then enforce the hard limits."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._project()
+        """Take a step, or as many as the objective replays each batch, and enforce the hard limits after each."""
+        for _ in range(self.replays):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            self._project()
 
     def check_batch(self, x: Tensor, y: Tensor) -> None:
         """Check the first batch of an epoch: pixels, labels, and one logit per class.
@@ -142,6 +162,21 @@ class Classifier(CheckpointedModule, ABC):
         if isinstance(num_classes, int):
             check_logits(logits, num_classes)
         check_batch(x, y, num_classes=logits.shape[-1])
+
+    def epochs_done(self, batch_idx: int) -> float:
+        """Give the number of epochs before a batch, with its fraction."""
+        return self.current_epoch + batch_idx / self.trainer.num_training_batches
+
+    def _climbed(self, objective: Callable[[], ObjectiveOutput], batch_idx: int) -> Climb | None:
+        perturbation = self.weight_perturbation
+        if perturbation is None or self.epochs_done(batch_idx) < to_float(perturbation.start_epoch, "start_epoch"):
+            return None
+        return perturbation.climb_(self.network, lambda: objective().loss)
+
+    def _descend(self) -> None:
+        if self._climb is not None:
+            self._climb.back_()
+            self._climb = None
 
     def _evaluate(self, stage: str, accuracy: Accuracy, batch: Batch, batch_idx: int) -> None:
         x, y = batch

@@ -11,6 +11,7 @@ from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
 from lightning_advreg.objectives import ObjectiveOutput
 from lightning_advreg.penalties import WeightPenalty
+from lightning_advreg.perturbations import WeightPerturbation
 from lightning_advreg.values import Number, to_float
 
 
@@ -25,6 +26,7 @@ class RegularizedClassifier(Classifier):
         penalties: Soft limits on the weights: terms added to the loss, each logged as ``train/penalty/<name>``.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         label_smoothing: The share of each label spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
+        weight_perturbation: Take each gradient at weights moved to where the loss is higher, such as ``SAM()``.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
 
@@ -45,15 +47,20 @@ class RegularizedClassifier(Classifier):
         penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
         constraints: Sequence[Constraint] = (),
         label_smoothing: Number = 0.0,
+        weight_perturbation: WeightPerturbation | None = None,
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network, penalties, constraints, optimizer, lr_scheduler)
+        super().__init__(network, penalties, constraints, weight_perturbation, optimizer, lr_scheduler)
         self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing must be less than 1, got {label_smoothing!r}.")
 
-    def objective_of(self, x: Tensor, y: Tensor, batch_idx: int) -> ObjectiveOutput:
-        """Give the cross-entropy of a training batch."""
-        logits = self(x)
-        return ObjectiveOutput(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), logits)
+    def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
+        """Give the cross-entropy of a training batch, as a function of the weights of the moment."""
+
+        def objective() -> ObjectiveOutput:
+            logits = self(x)
+            return ObjectiveOutput(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), logits)
+
+        return objective

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_advreg.attacks import Attack, Model
-from lightning_advreg.objectives.base import Objective, ObjectiveOutput
+from lightning_advreg.attacks import Model
+from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
 
@@ -43,11 +43,11 @@ class PGDAT(Objective):
                 raise ValueError(f"{name} must be less than 1, got {value:g}.")
             object.__setattr__(self, name, value)
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> ObjectiveOutput:
-        """Attack the batch, then give the cross-entropy there."""
+    def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
+        """Give the cross-entropy at the attacked images."""
         smoothing = to_float(self.label_smoothing, "label_smoothing")
         weight = to_float(self.clean_weight, "clean_weight")
-        logits_adv = model(attack(model, x, y))
+        logits_adv = model(crafted[0])
         loss = F.cross_entropy(logits_adv, y, label_smoothing=smoothing)
         if weight == 0:
             return ObjectiveOutput(loss, logits_adv=logits_adv)

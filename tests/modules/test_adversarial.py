@@ -14,8 +14,11 @@ class Recording(Objective):
     def __init__(self):
         self.attacks = []
 
-    def __call__(self, model, x, y, attack):
+    def craft(self, model, x, y, attack):
         self.attacks.append(attack)
+        return ()
+
+    def loss(self, model, x, y, crafted):
         return ObjectiveOutput(torch.nn.functional.cross_entropy(model(x), y))
 
 
