@@ -14,6 +14,7 @@ from lightning_advreg.attacks.live import live_copy, stand_in, standing_in
 from lightning_advreg.attacks.long import LongAttack
 from lightning_advreg.attacks.losses import LossName
 from lightning_advreg.attacks.model_state import Model, ModelMode, borrowed, device_of, in_mode, logit_variation
+from lightning_advreg.attacks.nfgsm import NFGSM
 from lightning_advreg.attacks.noise import Noise
 from lightning_advreg.attacks.pgd import PGD
 from lightning_advreg.attacks.randomness import seeded
@@ -21,12 +22,14 @@ from lightning_advreg.attacks.ranks import Alone, ProcessGroup
 from lightning_advreg.attacks.square import Square
 from lightning_advreg.attacks.suite import Outcome, attack_in_stages, count_classes, evaluate
 from lightning_advreg.attacks.threat import Norm, ball
+from lightning_advreg.attacks.worst_of import WorstOf
 
 __all__ = [
     "APGD",
     "CW",
     "FAB",
     "FGSM",
+    "NFGSM",
     "PGD",
     "Acceleration",
     "Alone",
@@ -48,6 +51,7 @@ __all__ = [
     "SearchModel",
     "Square",
     "Version",
+    "WorstOf",
     "attack_in_stages",
     "ball",
     "borrowed",

@@ -1,8 +1,21 @@
-"""Callbacks: evaluation under attack and pictures, for any LightningModule."""
+"""Callbacks: evaluation under attack, adversarial training, convergence, averages and pictures, for any module."""
 
+from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
+from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
+from lightning_advreg.callbacks.weight_average import WeightAverage, load_average_
 
-__all__ = ["AdversarialExamples", "GeneratedSamples", "RobustAccuracy", "RobustEvaluation", "log_image"]
+__all__ = [
+    "AdversarialExamples",
+    "AdversarialTraining",
+    "ConvergenceMonitor",
+    "GeneratedSamples",
+    "RobustAccuracy",
+    "RobustEvaluation",
+    "WeightAverage",
+    "load_average_",
+    "log_image",
+]

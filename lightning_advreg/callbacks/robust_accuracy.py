@@ -13,6 +13,7 @@ from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.evaluation.attacks import check_keeps_budget
 from lightning_advreg.metrics import Accuracy
 
 
@@ -181,4 +182,5 @@ def _by_name(attacks: Attack | Mapping[str, Attack]) -> dict[str, Attack]:
                 f"attacks[{name!r}] must be an attack, called as attack(model, x, y), got {attack!r}; give an object "
                 "such as PGD(steps=20)."
             )
+        check_keeps_budget(attack, f"attacks[{name!r}]")
     return dict(attacks)

@@ -1,17 +1,17 @@
 """Images from a ``.npz`` file: one's own data, or generated images."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
+from lightning_advreg.data.npz import array_names, stored_array
 from lightning_advreg.data.pixels import Images
+from lightning_advreg.values import Number
 
 _WITH_TEST = ("x_train", "y_train", "x_test", "y_test")
 _WITHOUT_TEST = ("image", "label")
@@ -38,6 +38,8 @@ class ArrayDataModule(ImageDataModule):
             images are often of characters, which a flip turns into others).
         loader: ``"standard"`` for a DataLoader, ``"resident"`` for images that stay on the device.
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
+        extra_path: A ``.npz`` file of generated images that join each training batch; see :class:`ImageDataModule`.
+        extra_fraction: Their share of each training batch.
 
     Raises:
         FileNotFoundError: If the file is missing, in ``prepare_data`` and ``setup``.
@@ -66,9 +68,12 @@ class ArrayDataModule(ImageDataModule):
         augment: bool = False,
         loader: LoaderKind = "standard",
         num_workers: int = 0,
+        extra_path: str | Path | None = None,
+        extra_fraction: Number = 0.7,
     ) -> None:
         # a plain string: hyper-parameters are saved from here, and checkpoints are to hold primitives only
         path = str(path)
+        extra_path = None if extra_path is None else str(extra_path)
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -78,6 +83,8 @@ class ArrayDataModule(ImageDataModule):
             augment=augment,
             loader=loader,
             num_workers=num_workers,
+            extra_path=extra_path,
+            extra_fraction=extra_fraction,
         )
         self.path = path
         self._num_classes = num_classes
@@ -129,10 +136,7 @@ class ArrayDataModule(ImageDataModule):
                 f"there is no file {path}; set path to a .npz file with the arrays {', '.join(_WITH_TEST)}, or "
                 f"{', '.join(_WITHOUT_TEST)}."
             )
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .npz file; write one with numpy.savez.")
-        with zipfile.ZipFile(path) as file:
-            found = {name.removesuffix(".npy") for name in file.namelist()}
+        found = array_names(path)
         for keys in (_WITH_TEST, _WITHOUT_TEST):
             if found.issuperset(keys):
                 return keys
@@ -151,8 +155,7 @@ class ArrayDataModule(ImageDataModule):
 
     def _describe(self) -> None:
         keys = self._keys()
-        shape = _shape_in_file(self.path, keys[0])
-        self.image_shape = _image_shape(shape, keys[0])
+        self.image_shape = _image_shape(stored_array(self.path, keys[0]).shape, keys[0])
         self.num_classes = self._largest_label(keys) + 1 if self._num_classes is None else self._num_classes
         self.class_names = tuple(str(label) for label in range(self.num_classes))
 
@@ -161,13 +164,6 @@ class ArrayDataModule(ImageDataModule):
         for key, y in labels.items():
             _check_labels(y, key)
         return max(int(y.max()) for y in labels.values())
-
-
-def _shape_in_file(path: str, key: str) -> tuple[int, ...]:
-    with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as array:
-        version = npy.read_magic(array)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        return tuple(header(array)[0])
 
 
 def _image_shape(shape: tuple[int, ...], key: str) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """What all DataModules of image classification share: splits, loaders, and the share of each process."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.datasets import ImageDataset
+from lightning_advreg.data.generated import GeneratedData, check_fraction
 from lightning_advreg.data.pixels import Images
 from lightning_advreg.data.resident import ResidentLoader
-from lightning_advreg.data.samplers import EvalSampler, TrainSampler, even_batch_size
+from lightning_advreg.data.samplers import EvalSampler, TrainSampler, even_batch_size, train_sampler
 from lightning_advreg.data.seeding import seeded_generator
 from lightning_advreg.data.splits import split_train_val
 from lightning_advreg.data.standard import StandardLoader, standard_loader
+from lightning_advreg.values import Number
 
 LoaderKind = Literal["standard", "resident"]
 
@@ -33,6 +36,11 @@ class ImageDataModule(LightningDataModule, ABC):
     ``world_size - 1`` images are left out in an epoch), in evaluation every image comes exactly once over all
     processes.
 
+    With ``extra_path``, a fixed share of every training batch is generated images (Gowal et al. 2021; see
+    ``lightning_advreg.data.generated``), augmented as the real ones are. ``batch_size`` counts both, and an epoch stays
+    one pass over the real images, so it has about ``1 / (1 - extra_fraction)`` times as many batches. The
+    ``overfit_batches`` of the Trainer are of real images alone.
+
     A subclass reads its data in :meth:`read`, and sets ``num_classes``, ``image_shape`` and ``class_names``.
 
     Args:
@@ -46,6 +54,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: Augment training images with the class's ``augmentation``.
         loader: ``"standard"`` for a DataLoader, or ``"resident"`` for uint8 images that stay on the device.
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
+        extra_path: A ``.npz`` file of generated images, ``image`` (uint8 ``(N, H, W, C)``) and ``label``; or None.
+        extra_fraction: The share of generated images in each batch, between 0 and 1, rounded to whole images.
 
     Attributes:
         num_classes: Number of classes.
@@ -76,8 +86,12 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: bool = False,
         loader: LoaderKind = "standard",
         num_workers: int = 0,
+        extra_path: str | Path | None = None,
+        extra_fraction: Number = 0.7,
     ) -> None:
         super().__init__()
+        # plain text: hyper-parameters are saved from here, and checkpoints are to hold primitives only
+        extra_path = None if extra_path is None else str(extra_path)
         _check_arguments(batch_size, eval_batch_size, val_size, train_size, seed, loader, num_workers)
         # logger=False: the logger would complain about keys that the module has too, such as seed
         self.save_hyperparameters(logger=False)
@@ -89,6 +103,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment = augment
         self.loader = loader
         self.num_workers = num_workers
+        self.extra_path = extra_path
+        self.extra_fraction = check_fraction(extra_fraction)
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
         self.test_set: ImageDataset | None = None
@@ -115,13 +131,14 @@ class ImageDataModule(LightningDataModule, ABC):
             stage: ``"fit"``, ``"validate"``, ``"test"``, or None for all.
         """
         if stage != "test" and self.train_set is None:
+            extra = self._extra()
             images, labels = self._read(train=True)
             generator = seeded_generator(self.seed, 0, _SPLIT_STREAM)
             train, val = split_train_val(
                 labels, val_size=self.val_size, train_size=self.train_size, generator=generator
             )
             augment = self.augmentation_for_training()
-            self.train_set = ImageDataset(images, labels, rows=train, augment=augment)
+            self.train_set = ImageDataset(images, labels, rows=train, augment=augment, extra=extra)
             self.val_set = ImageDataset(images, labels, rows=val) if len(val) else None
         if stage in ("test", None) and self.test_set is None and (stage == "test" or self.has_test_set()):
             self.test_set = ImageDataset(*self._read(train=False))
@@ -162,6 +179,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         self._on_device.clear()
 
+    def _extra(self) -> GeneratedData | None:
+        if self.extra_path is None:
+            return None
+        extra = GeneratedData(self.extra_path, self.extra_fraction)
+        extra.check(self.image_shape, self.num_classes, self.batch_size)
+        return extra
+
     def _read(self, *, train: bool) -> tuple[Images, Tensor]:
         images, labels = self.read(train=train)
         rows = torch.arange(len(images))
@@ -190,8 +214,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def _loader(self, data: ImageDataset, batch_size: int, *, shuffle: bool) -> StandardLoader | ResidentLoader:
         rank, world_size = self._share()
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        drop_last = data is self.train_set and len(data) // world_size > batch_size
-        augment = data.augment if shuffle else None
+        augment, extra = (data.augment, data.extra) if shuffle else (None, None)
+        real = batch_size if extra is None else extra.counts(batch_size)[0]
+        drop_last = data is self.train_set and len(data) // world_size > real
         if self.loader == "resident":
             images, labels = self._moved(data, device)
             return ResidentLoader(
@@ -205,11 +230,19 @@ class ImageDataModule(LightningDataModule, ABC):
                 rank=rank,
                 world_size=world_size,
                 drop_last=drop_last,
+                extra=extra,
             )
         sampler: TrainSampler | EvalSampler
         if shuffle:
-            variants = 1 if augment is None else augment.variants
-            sampler = TrainSampler(len(data), variants=variants, seed=self.seed, rank=rank, world_size=world_size)
+            sampler = train_sampler(
+                len(data),
+                extra=extra,
+                batch_size=batch_size,
+                variants=1 if augment is None else augment.variants,
+                seed=self.seed,
+                rank=rank,
+                world_size=world_size,
+            )
         else:
             sampler = EvalSampler(len(data), rank=rank, world_size=world_size)
         return standard_loader(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_advreg.data.augment import RandomCropFlip
+from lightning_advreg.data.generated import GeneratedData, joined
 from lightning_advreg.data.pixels import Batch, Images, to_unit_range
 
 Item: TypeAlias = int | tuple[int, int]
@@ -26,6 +27,8 @@ class ImageDataset(Dataset[Batch]):
         labels: Class indices, int64, of shape ``(len(images),)``.
         rows: The rows of ``images`` in this view, int64; all of them by default.
         augment: What the variants mean; None for no augmentation.
+        extra: Generated images, which follow the rows of this view: index ``len(self) + i`` is image ``i`` of them.
+            In a batch they come last.
 
     Attributes:
         images: The images, shared with other views.
@@ -46,14 +49,16 @@ class ImageDataset(Dataset[Batch]):
         *,
         rows: Tensor | None = None,
         augment: RandomCropFlip | None = None,
+        extra: GeneratedData | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.rows = torch.arange(len(images)) if rows is None else rows
         self.augment = augment
+        self.extra = extra
 
     def __len__(self) -> int:
-        """Give the number of images in this view."""
+        """Give the number of images in this view, without generated ones."""
         return len(self.rows)
 
     def __getitem__(self, item: Item) -> Batch:
@@ -64,8 +69,16 @@ class ImageDataset(Dataset[Batch]):
     def __getitems__(self, items: Sequence[Item]) -> Batch:
         """Give a batch: images, float32 ``(N, C, H, W)`` in [0, 1], and labels, int64 ``(N,)``."""
         wanted = torch.tensor(items)
-        rows = self.rows[wanted if wanted.dim() == 1 else wanted[:, 0]]
-        x = self.images[rows]
+        x, y = self._fetch(wanted if wanted.dim() == 1 else wanted[:, 0])
         if self.augment is not None and wanted.dim() == 2:
             x = self.augment.apply(x, wanted[:, 1])
-        return to_unit_range(x), self.labels[rows]
+        return to_unit_range(x), y
+
+    def _fetch(self, indices: Tensor) -> Batch:
+        if self.extra is None:
+            rows = self.rows[indices]
+            return self.images[rows], self.labels[rows]
+        generated = indices >= len(self)
+        rows = self.rows[indices[~generated]]
+        images, labels = self.extra.fetch(indices[generated] - len(self))
+        return joined(self.images[rows], images), torch.cat([self.labels[rows], labels])

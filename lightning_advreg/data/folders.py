@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
 from lightning_advreg.data.pixels import Images
+from lightning_advreg.values import Number
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -69,6 +70,8 @@ class ImageFolderDataModule(ImageDataModule):
         augment: Shift by up to an eighth of ``image_size``, over the mirrored border, and flip.
         loader: ``"standard"`` for a DataLoader, ``"resident"`` for images that stay on the device.
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
+        extra_path: A ``.npz`` file of generated images that join each training batch; see :class:`ImageDataModule`.
+        extra_fraction: Their share of each training batch.
 
     Raises:
         FileNotFoundError: If folders or pictures are missing, in ``prepare_data`` and ``setup``.
@@ -94,9 +97,12 @@ class ImageFolderDataModule(ImageDataModule):
         augment: bool = True,
         loader: LoaderKind = "standard",
         num_workers: int = 0,
+        extra_path: str | Path | None = None,
+        extra_fraction: Number = 0.7,
     ) -> None:
         # a plain string: hyper-parameters are saved from here, and checkpoints are to hold primitives only
         data_dir = str(data_dir)
+        extra_path = None if extra_path is None else str(extra_path)
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1 pixel, got {image_size}.")
         super().__init__(
@@ -108,6 +114,8 @@ class ImageFolderDataModule(ImageDataModule):
             augment=augment,
             loader=loader,
             num_workers=num_workers,
+            extra_path=extra_path,
+            extra_fraction=extra_fraction,
         )
         self.data_dir = data_dir
         self.image_shape = (3, image_size, image_size)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.data.augment import RandomCropFlip
+from lightning_advreg.data.generated import GeneratedData, joined
 from lightning_advreg.data.pixels import Batch, to_unit_range
 from lightning_advreg.data.position import EpochPosition
-from lightning_advreg.data.samplers import EvalSampler, TrainSampler
+from lightning_advreg.data.samplers import EvalSampler, TrainSampler, train_sampler
 
 
 class ResidentLoader:
@@ -33,9 +34,12 @@ class ResidentLoader:
         world_size: Number of processes.
         drop_last: Leave out a last batch that is not full.
         device: Where images lie and batches come out; that of ``images`` by default.
+        extra: Generated images, which join each batch as its last ones; needs ``shuffle``. They stay where they are,
+            and those of a batch go to the device.
 
     Raises:
-        ValueError: If ``augment`` is given without ``shuffle``, or there are fewer images than processes.
+        ValueError: If ``augment`` or ``extra`` is given without ``shuffle``, there are fewer images than processes, or
+            a batch has no room for real and generated images.
 
     Attributes:
         sampler: Order and share of this rank.
@@ -64,20 +68,32 @@ class ResidentLoader:
         world_size: int = 1,
         drop_last: bool = False,
         device: torch.device | str | None = None,
+        extra: GeneratedData | None = None,
     ) -> None:
         if augment is not None and not shuffle:
             raise ValueError("augment is for training and needs shuffle=True; evaluation images are never augmented.")
+        if extra is not None and not shuffle:
+            raise ValueError("extra is for training and needs shuffle=True; evaluation images are never generated.")
         self.images = images.to(device)
         self.labels = labels.to(self.images.device)
         self.rows = torch.arange(len(images)) if rows is None else rows.cpu()
         self.batch_size = batch_size
         self.augment = augment
         self.drop_last = drop_last
+        self.extra = extra
+        self._real, self._extra = (batch_size, 0) if extra is None else extra.counts(batch_size)
         total = len(self.rows)
         self.sampler: TrainSampler | EvalSampler
         if shuffle:
-            variants = 1 if augment is None else augment.variants
-            self.sampler = TrainSampler(total, variants=variants, seed=seed, rank=rank, world_size=world_size)
+            self.sampler = train_sampler(
+                total,
+                extra=extra,
+                batch_size=batch_size,
+                variants=1 if augment is None else augment.variants,
+                seed=seed,
+                rank=rank,
+                world_size=world_size,
+            )
         else:
             self.sampler = EvalSampler(total, rank=rank, world_size=world_size)
         self._position = EpochPosition()
@@ -92,15 +108,20 @@ class ResidentLoader:
         first = self._position.start(self.sampler.epoch)
         indices, variants = self.sampler.plan()
         device = self.images.device
-        rows = self.rows[indices].to(device)
+        generated = indices >= len(self.rows)
+        rows = self.rows[indices[~generated]].to(device)
+        extra_rows = indices[generated] - len(self.rows)
         variants = None if variants is None else variants.to(device)
         for batch in range(first, len(self)):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            x = self.images[rows[part]]
+            mine = rows[batch * self._real : (batch + 1) * self._real]
+            x, y = self.images[mine], self.labels[mine]
+            if self.extra is not None:
+                images, labels = self.extra.fetch(extra_rows[batch * self._extra : (batch + 1) * self._extra])
+                x, y = joined(x, _moved(images, device)), torch.cat([y, _moved(labels, device)])
             if self.augment is not None and variants is not None:
-                x = self.augment.apply(x, variants[part])
+                x = self.augment.apply(x, variants[batch * self.batch_size : (batch + 1) * self.batch_size])
             self._position.batch = batch + 1
-            yield to_unit_range(x), self.labels[rows[part]]
+            yield to_unit_range(x), y
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; Lightning does this through :attr:`sampler`."""
@@ -113,3 +134,8 @@ class ResidentLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Take over the position of a checkpoint."""
         self._position.load_state_dict(state)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    # from pinned memory the copy does not wait for the device
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

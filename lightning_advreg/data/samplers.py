@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from lightning_advreg.data.generated import GeneratedData
 from lightning_advreg.data.seeding import seeded_generator
+
+_EXTRA_ORDER_STREAM = 2
+_EXTRA_VARIANT_STREAM = 3
+"""Keys of the random streams of generated images, apart from those of the real ones and of the split."""
 
 
 class TrainSampler(DistributedSampler[Any]):
@@ -63,6 +68,89 @@ class TrainSampler(DistributedSampler[Any]):
         return iter(zip(order, variant, strict=True))
 
 
+class MixedSampler(TrainSampler):
+    """The order of real images, with generated ones added to each batch.
+
+    An epoch is one pass over the real images. Each batch is ``real`` of them, then ``extra`` generated ones; in a last
+    batch with fewer real images there are fewer of both, in the same proportion. Generated images come in an order that
+    runs on from epoch to epoch: all of them once, but for those of a last batch that is left out, before any comes
+    again, in a new order. As with real images, ``W`` ranks with ``extra`` each see together what one rank with
+    ``W * extra`` sees.
+
+    Args:
+        total: Number of real images.
+        extra_total: Number of generated images; their indices follow those of the real ones.
+        real: Real images per batch and rank, at least 1.
+        extra: Generated images per batch and rank, at least 1.
+        variants: Number of augmentation variants to draw from, for both.
+        seed: 0 or more.
+        rank: This process, in ``[0, world_size)``.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If there are fewer real images than processes.
+
+    Example:
+        >>> sampler = MixedSampler(4, extra_total=100, real=2, extra=3)
+        >>> [index < 4 for index, variant in sampler]
+        [True, True, False, False, False, True, True, False, False, False]
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        extra_total: int,
+        real: int,
+        extra: int,
+        variants: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(total, variants=variants, seed=seed, rank=rank, world_size=world_size)
+        self.extra_total = extra_total
+        self.real = real
+        self.extra = extra
+        full, rest = divmod(self.num_samples, real)
+        self.num_extra = full * extra + (max(1, round(rest * extra / real)) if rest else 0)
+
+    def __len__(self) -> int:
+        """Give the number of images of an epoch on this rank, real and generated."""
+        return self.num_samples + self.num_extra
+
+    def plan(self) -> tuple[Tensor, Tensor]:
+        """Give this rank's whole epoch, batch after batch.
+
+        Returns:
+            Indices and variants, int64 of shape ``(len(self),)``, on the CPU. Indices from ``total`` on are of
+            generated images.
+        """
+        order, variant = super().plan()
+        mine = slice(self.rank, None, self.num_replicas)
+        generator = seeded_generator(self.seed, self.epoch, _EXTRA_VARIANT_STREAM)
+        count = self.num_extra * self.num_replicas
+        extra_variant = torch.randint(self.variants, (count,), generator=generator)[mine]
+        extra_order = self.total + self._extra_order(self.epoch * count, count)[mine]
+        i, j = torch.arange(len(order)), torch.arange(self.num_extra)
+        # the real images of the last batch may be fewer, and its generated ones follow them at once
+        ahead = ((j // self.extra + 1) * self.real).clamp(max=len(order))
+        places = torch.cat([i + i // self.real * self.extra, j + ahead])
+        plan = torch.empty(2, len(self), dtype=torch.int64)
+        plan[0, places] = torch.cat([order, extra_order])
+        plan[1, places] = torch.cat([variant, extra_variant])
+        return plan[0], plan[1]
+
+    def _extra_order(self, start: int, count: int) -> Tensor:
+        passes = range(start // self.extra_total, (start + count - 1) // self.extra_total + 1)
+        shuffled = [
+            torch.randperm(self.extra_total, generator=seeded_generator(self.seed, number, _EXTRA_ORDER_STREAM))
+            for number in passes
+        ]
+        first = start - passes.start * self.extra_total
+        return torch.cat(shuffled)[first : first + count]
+
+
 class EvalSampler(DistributedSampler[Any]):
     """Every image exactly once over all ranks, in order, without padding.
 
@@ -98,6 +186,45 @@ class EvalSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         """Give the number of this rank's images."""
         return len(self.indices)
+
+
+def train_sampler(
+    total: int,
+    *,
+    extra: GeneratedData | None,
+    batch_size: int,
+    variants: int = 1,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainSampler:
+    """Give the order of training images, with generated ones in each batch where there are any.
+
+    Args:
+        total: Number of real images.
+        extra: The generated images, or None.
+        batch_size: Images per batch and rank, of both kinds together.
+        variants: Number of augmentation variants to draw from.
+        seed: 0 or more.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If there are fewer real images than processes, or a batch has no room for both kinds.
+    """
+    if extra is None:
+        return TrainSampler(total, variants=variants, seed=seed, rank=rank, world_size=world_size)
+    real, generated = extra.counts(batch_size)
+    return MixedSampler(
+        total,
+        extra_total=len(extra),
+        real=real,
+        extra=generated,
+        variants=variants,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def even_batch_size(total: int, batch_size: int, world_size: int) -> int:

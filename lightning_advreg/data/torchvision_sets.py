@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
 from lightning_advreg.data.class_names import CIFAR10, CIFAR100, DIGITS, FASHION
+from lightning_advreg.values import Number
 
 
 class TorchvisionDataModule(ImageDataModule):
@@ -27,6 +28,8 @@ class TorchvisionDataModule(ImageDataModule):
         augment: Augment training images in the way of the data set.
         loader: ``"standard"`` for a DataLoader, ``"resident"`` for images that stay on the device.
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
+        extra_path: A ``.npz`` file of generated images that join each training batch; see :class:`ImageDataModule`.
+        extra_fraction: Their share of each training batch.
 
     Raises:
         FileNotFoundError: In ``prepare_data`` and ``setup``, if files are missing and ``download`` is not set.
@@ -49,9 +52,12 @@ class TorchvisionDataModule(ImageDataModule):
         augment: bool = False,
         loader: LoaderKind = "standard",
         num_workers: int = 0,
+        extra_path: str | Path | None = None,
+        extra_fraction: Number = 0.7,
     ) -> None:
         # a plain string: hyper-parameters are saved from here, and checkpoints are to hold primitives only
         data_dir = str(data_dir)
+        extra_path = None if extra_path is None else str(extra_path)
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -61,6 +67,8 @@ class TorchvisionDataModule(ImageDataModule):
             augment=augment,
             loader=loader,
             num_workers=num_workers,
+            extra_path=extra_path,
+            extra_fraction=extra_fraction,
         )
         self.data_dir = data_dir
         self.download = download
@@ -171,6 +179,8 @@ class CIFAR10DataModule(TorchvisionDataModule):
         augment: Shift and flip training images.
         loader: ``"standard"`` for a DataLoader, ``"resident"`` for images that stay on the device.
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
+        extra_path: A ``.npz`` file of generated images that join each training batch; see :class:`ImageDataModule`.
+        extra_fraction: Their share of each training batch.
 
     Example:
         >>> data = CIFAR10DataModule("data", train_size=1000, loader="resident")
@@ -197,9 +207,12 @@ class CIFAR10DataModule(TorchvisionDataModule):
         augment: bool = True,
         loader: LoaderKind = "standard",
         num_workers: int = 0,
+        extra_path: str | Path | None = None,
+        extra_fraction: Number = 0.7,
     ) -> None:
         # the outermost arguments are what Lightning saves, so the string has to be made here too
         data_dir = str(data_dir)
+        extra_path = None if extra_path is None else str(extra_path)
         super().__init__(
             data_dir,
             download=download,
@@ -211,6 +224,8 @@ class CIFAR10DataModule(TorchvisionDataModule):
             augment=augment,
             loader=loader,
             num_workers=num_workers,
+            extra_path=extra_path,
+            extra_fraction=extra_fraction,
         )
 
     def files(self) -> list[Path]:

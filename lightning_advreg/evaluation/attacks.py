@@ -34,6 +34,7 @@ def named_attacks(attacks: Attack | Mapping[str, Attack]) -> dict[str, Attack]:
                 "such as AutoAttack()."
             )
         check_untargeted(attack, f"attacks[{name!r}]")
+        check_keeps_budget(attack, f"attacks[{name!r}]")
     return dict(attacks)
 
 
@@ -43,6 +44,15 @@ def check_untargeted(attack: object, name: str) -> None:
         raise ValueError(
             f"{name} is targeted, and what it leaves is no accuracy; set targeted=False. To aim at several wrong "
             "classes and count every error, use APGD(targets=9)."
+        )
+
+
+def check_keeps_budget(attack: object, name: str) -> None:
+    """Raise a ValueError if an attack is for training alone, where it may leave its budget."""
+    if not getattr(attack, "keeps_budget", True):
+        raise ValueError(
+            f"{name} is {type(attack).__name__}, which leaves its budget and is for training alone; evaluate with PGD "
+            "or AutoAttack."
         )
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from lightning_advreg.attacks import PGD, Attack, BoundedAttack, live_copy, standing_in
+from lightning_advreg.attacks import PGD, Attack, BoundedAttack, WorstOf, live_copy, standing_in
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
@@ -66,19 +66,23 @@ class AdversarialClassifier(Classifier):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(network, penalties, constraints, weight_perturbation, optimizer, lr_scheduler)
-        self.attack = attack
         self.objective = objective
         self.replays = objective.replays
         self.fast_attacks = fast_attacks
         # in a tuple: no submodule, and nothing for a checkpoint
         self._copy: tuple[nn.Module | None, ...] = ()
         self.eps_warmup_epochs = to_float(eps_warmup_epochs, "eps_warmup_epochs", minimum=0)
-        # the module checks the first batch of each epoch itself, and spares the others the synchronisation
-        checked = isinstance(self.attack, BoundedAttack)
-        self._attack: Attack = dataclasses.replace(self.attack, check=False) if checked else self.attack  # type: ignore[type-var]
+        self.use_attack(attack)
         if self.eps_warmup_epochs > 0:
             # at once, rather than in the first step: an attack without a budget refuses
             _scaled(self._attack, 0.5)
+
+    def use_attack(self, attack: Attack) -> None:
+        """Train with another attack from now on."""
+        self.attack = attack
+        # the module checks the first batch of each epoch itself, and spares the others the synchronisation
+        checked = isinstance(attack, BoundedAttack | WorstOf)
+        self._attack: Attack = dataclasses.replace(attack, check=False) if checked else attack  # type: ignore[type-var]
 
     def on_fit_start(self) -> None:
         """Refuse to replay batches whose gradients are accumulated."""

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -26,6 +27,12 @@ from lightning_advreg.values import to_float
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)``."""
+
+
+class _WayBack(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        assert isinstance(pl_module, Classifier)
+        pl_module._descend()
 
 
 class Classifier(CheckpointedModule, ABC):
@@ -100,9 +107,9 @@ class Classifier(CheckpointedModule, ABC):
         """Go back to the weights that the optimizer is to move."""
         self._descend()
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Leave no moved weights behind."""
-        self._descend()
+    def configure_callbacks(self) -> list[Callback]:
+        """Go back to the weights after an error as well, which Lightning tells callbacks alone."""
+        return [] if self.weight_perturbation is None else [_WayBack()]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of the clean images."""

@@ -1,5 +1,7 @@
 """Perturbations of the weights: climb to where the loss is higher, differentiate there, come back."""
 
+from lightning_advreg.perturbations.awp import AWP
 from lightning_advreg.perturbations.base import Climb, WeightPerturbation
+from lightning_advreg.perturbations.sam import ASAM, SAM
 
-__all__ = ["Climb", "WeightPerturbation"]
+__all__ = ["ASAM", "AWP", "SAM", "Climb", "WeightPerturbation"]

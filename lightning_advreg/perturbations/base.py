@@ -1,8 +1,8 @@
 """What every weight perturbation is: climb, differentiate there, come back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,12 +27,13 @@ class Climb:
 
     @contextmanager
     def at_the_top(self) -> Iterator[None]:
-        """Run passes at the moved weights."""
-        if not self._freeze:
-            yield
-            return
-        with in_mode(self._network, "batch_stats"):
-            yield
+        """Run passes at the moved weights; an error among them puts the weights back."""
+        try:
+            with _statistics(self._network, kept=self._freeze):
+                yield
+        except BaseException:
+            self.back_()
+            raise
 
     @torch.no_grad()
     def back_(self) -> None:
@@ -42,6 +43,7 @@ class Climb:
             for name, value in self._before.items():
                 parameters[name].copy_(value)
             self._before = {}
+            torch.clear_autocast_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class WeightPerturbation(ABC):
     """Train at weights that were moved to where the loss is higher.
 
     A training step climbs from the weights w to w + v, differentiates the loss there, goes back to w and takes the
-    optimizer's step with that gradient.
+    optimizer's step with that gradient. So weight decay and constraints see w. Over several processes each climbs on
+    its own images, as in the papers.
 
     Args:
         start_epoch: The first epoch in which it acts; may be fractional.
@@ -65,12 +68,16 @@ class WeightPerturbation(ABC):
 
     @abstractmethod
     def offsets(self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the moves v of the parameters that move, by name.
+        """Give the moves v, by name.
 
         Args:
-            parameters: All parameters that need gradients, by name.
+            parameters: The parameters that move, by name.
             gradients: The gradients of the loss, by the same names; zeros where the loss does not depend on one.
         """
+
+    def moving(self, network: nn.Module) -> dict[str, nn.Parameter]:
+        """Give the parameters that move, by name: all that are trained."""
+        return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
     def climb_(self, network: nn.Module, loss: Callable[[], Tensor]) -> Climb:
         """Move the weights of a network, in place.
@@ -81,9 +88,17 @@ class WeightPerturbation(ABC):
 
         Returns:
             The way back.
+
+        Raises:
+            ValueError: If the network has no weights to move.
         """
-        parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        with in_mode(network, "train" if self.first_pass_updates_statistics else "batch_stats"):
+        parameters = self.moving(network)
+        if not parameters:
+            raise ValueError(
+                f"{type(self).__name__} finds no weights to move in {type(network).__name__}; unfreeze some "
+                "(requires_grad), or leave weight_perturbation out."
+            )
+        with _statistics(network, kept=not self.first_pass_updates_statistics):
             grads = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
         with torch.no_grad():
             gradients = {
@@ -92,6 +107,40 @@ class WeightPerturbation(ABC):
             }
             moves = self.offsets(parameters, gradients)
             before = {name: parameters[name].detach().clone() for name in moves}
-            for name, move in moves.items():
-                parameters[name].add_(move)
-        return Climb(network, before, freeze_statistics=self.first_pass_updates_statistics)
+            climb = Climb(network, before, freeze_statistics=self.first_pass_updates_statistics)
+            try:
+                for name, move in moves.items():
+                    parameters[name].add_(move)
+            except BaseException:
+                climb.back_()
+                raise
+        # autocast keeps half-precision copies of the weights, which do not notice that these have moved
+        torch.clear_autocast_cache()
+        return climb
+
+
+def length(tensors: Iterable[Tensor]) -> Tensor:
+    """Give the L2 norm of all entries of all tensors, in float32 at least.
+
+    Example:
+        >>> length([torch.tensor([3.0]), torch.tensor([[0.0], [4.0]])])
+        tensor(5.)
+    """
+    norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def direction(tensor: Tensor, norm: Tensor) -> Tensor:
+    """Give ``tensor / norm``, and zeros where both are zero."""
+    # below this, squares in float32 vanish, and the quotient with them
+    return tensor.to(norm.dtype) / norm.clamp(min=1e-20)
+
+
+@contextmanager
+def _statistics(network: nn.Module, *, kept: bool) -> Iterator[None]:
+    """Keep running statistics as they are, layer by layer: a network may be frozen in part, or as a whole."""
+    with ExitStack() as stack:
+        for layer in network.modules():
+            if kept and layer.training and getattr(layer, "track_running_stats", False):
+                stack.enter_context(in_mode(layer, "batch_stats"))
+        yield

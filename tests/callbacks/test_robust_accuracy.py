@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_advreg.attacks import FGSM, PGD
+from lightning_advreg.attacks import FGSM, NFGSM, PGD
 from lightning_advreg.callbacks import RobustAccuracy
 
 from .foreign import At, Foreign, Probe, images, loader, trainer
@@ -307,6 +307,7 @@ def test_two_callbacks_cannot_share_a_name(tmp_path):
         ({"attacks": {"a/b": PGD()}}, ValueError, "without '/' and '.', such as 'pgd20', got 'a/b'"),
         ({"attacks": {"eps0.1": PGD()}}, ValueError, "got 'eps0.1'"),
         ({"attacks": {"": PGD()}}, ValueError, "got ''"),
+        ({"attacks": NFGSM()}, ValueError, r"attacks\['nfgsm'\] is NFGSM, which leaves its budget"),
         ({"attacks": {"pgd": "PGD"}}, TypeError, r"attacks\['pgd'\] must be an attack, called as .* got 'PGD'"),
         ({"attacks": PGD(), "max_samples": 0}, ValueError, "max_samples must be an integer of at least 1, got 0"),
         ({"attacks": PGD(), "max_samples": 0.5}, ValueError, "max_samples must be an integer of at least 1, got 0.5"),

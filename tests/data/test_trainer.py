@@ -150,6 +150,8 @@ def test_all_arguments_are_saved():
         "augment": False,
         "loader": "standard",
         "num_workers": 0,
+        "extra_path": None,
+        "extra_fraction": 0.7,
     }
 
 

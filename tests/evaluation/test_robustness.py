@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advreg.attacks import APGD, FGSM, PGD, AutoAttack, DeepFool
+from lightning_advreg.attacks import APGD, FGSM, NFGSM, PGD, AutoAttack, DeepFool
 from lightning_advreg.evaluation import CurveSettings, evaluate_robustness, robustness
 
 from ..attacks.test_suite import Recording, Sensitive, known, network
@@ -191,6 +191,7 @@ def test_pgd_that_is_led_astray_is_flagged():
         ({"..": FGSM()}, ValueError, r"got '\.\.'"),
         ({"worst_case": FGSM()}, ValueError, "'worst_case' is the name of all attacks together; rename this one"),
         ({"a": "pgd"}, TypeError, r"attacks\['a'\] must be an attack, called as attack\(model, x, y\), got 'pgd'"),
+        ({"a": NFGSM()}, ValueError, r"attacks\['a'\] is NFGSM, which leaves its budget and is for training alone"),
         ({"a": FGSM(targeted=True)}, ValueError, r"attacks\['a'\] is targeted, and what it leaves is no accuracy"),
         (DeepFool(), ValueError, r"masking needs an attack with a budget eps > 0 .* or set masking=False"),
         (FGSM(eps=0), ValueError, "masking needs an attack with a budget eps > 0"),

@@ -1,0 +1,267 @@
+"""What the convergence monitor measures: fixed images, attacked now and then, at a bounded cost."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_advreg.attacks import FGSM, PGD, Alone, Attack, Norm, logit_variation
+from lightning_advreg.attacks.losses import margin
+from lightning_advreg.attacks.objective import InnerObjective
+from lightning_advreg.callbacks.collected import CollectedImages
+from lightning_advreg.callbacks.convergence_rules import Look
+from lightning_advreg.callbacks.share import Share
+from lightning_advreg.checks import check_batch, check_types
+from lightning_advreg.evaluation import flags
+from lightning_advreg.evaluation.flags import Flag
+
+# of probabilities in half precision
+_ROUNDING = 1e-2
+
+
+class Now(NamedTuple):
+    """A moment of training.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        step: ``trainer.global_step``.
+        trained: How many epochs of training lie behind, with the fraction.
+    """
+
+    epoch: int
+    step: int
+    trained: float
+
+
+class FixedImages:
+    """The first images of a loader, which every later measurement sees again; on the CPU, and all on every process.
+
+    Attributes:
+        x: The images, of shape ``(N, ...)``; None until they are complete.
+        y: Their labels, of shape ``(N,)``.
+    """
+
+    def __init__(self) -> None:
+        self.x: Tensor | None = None
+        self.y: Tensor | None = None
+        self._collected: tuple[CollectedImages, Share] | None = None
+
+    @property
+    def collecting(self) -> bool:
+        """Whether images are still missing."""
+        if self._collected is None:
+            return False
+        share = self._collected[1]
+        return share.limit is None or share.place < share.limit
+
+    def start(self, share: Share) -> None:
+        """Collect this process's share from now on, unless the images are there already."""
+        if self.x is None:
+            self._collected = CollectedImages(share), share
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Keep what is needed of the next batch."""
+        if self._collected is not None and self.collecting:
+            check_types(x, y)
+            self._collected[0].add(x, y)
+
+    def complete(self, ranks: Alone) -> bool:
+        """Share what was collected, and say whether there are images; every process must call this."""
+        if self.x is None and self._collected is not None:
+            x, y = self._collected[0].gather(ranks)
+            if len(x) > 0:
+                check_batch(x, y)
+                self.x, self.y, self._collected = x, y, None
+        return self.x is not None
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """Give at most ``count`` images, and their labels."""
+        assert self.x is not None
+        assert self.y is not None
+        return self.x[:count], self.y[:count]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give the images, as bytes where nothing is lost by that."""
+        if self.x is None or self.y is None:
+            return {}
+        packed = (self.x * 255).round().to(torch.uint8)
+        exact = self.x.dtype == torch.float32 and torch.equal(packed.float() / 255, self.x)
+        return {"x": packed if exact else self.x, "y": self.y}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore the images."""
+        if state:
+            x = state["x"].cpu()
+            self.x, self.y = (x.float() / 255 if x.dtype == torch.uint8 else x), state["y"].cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clean:
+    """What a network shows without an attack.
+
+    Attributes:
+        images: How many images were shown.
+        loss: Their mean cross-entropy.
+        right: How many the network gets right.
+        num_classes: How many logits it gives.
+        finite: Whether all logits are finite.
+        differentiable: Whether there is an input gradient at all.
+        signs: The signs of gradient masking that were found.
+    """
+
+    images: int
+    loss: float
+    right: int
+    num_classes: int
+    finite: bool
+    differentiable: bool
+    signs: tuple[Flag, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one measurement found.
+
+    Attributes:
+        clean: What the network shows without an attack.
+        look: What it shows under attack; None where there was no gradient to follow.
+    """
+
+    clean: Clean
+    look: Look | None
+
+
+class Sight:
+    """Looks at a network with the images of all processes; put it into the state of evaluation first.
+
+    Args:
+        module: The network.
+        ranks: The processes that share the work. All must call the same methods, and all get the same results.
+        batch_size: How many images to attack at once.
+    """
+
+    def __init__(self, module: pl.LightningModule, ranks: Alone, batch_size: int) -> None:
+        self._module, self._ranks, self._batch_size = module, ranks, batch_size
+
+    def see(
+        self,
+        now: Now,
+        val: tuple[Tensor, Tensor],
+        train: tuple[Tensor, Tensor],
+        *,
+        norm: Norm,
+        eps: float,
+        seed: int,
+    ) -> Seen:
+        """Measure on validation images, and on training images unless these are the same object."""
+        clean = self.clean(*val)
+        if not clean.finite or not clean.differentiable:
+            return Seen(clean=clean, look=None)
+        pgd = PGD(norm=norm, eps=eps, step_size=eps / 4, steps=10, seed=seed, check=False)
+        fgsm_right, pgd_right = self.outcomes(FGSM(norm=norm, eps=eps, check=False), *val), self.outcomes(pgd, *val)
+        train_right = pgd_right if train is val else self.outcomes(pgd, *train)
+        look = Look(**now._asdict(), fgsm=fgsm_right, pgd=pgd_right, train_pgd=train_right)
+        return Seen(clean=clean, look=look)
+
+    def outcomes(self, attack: Attack, x: Tensor, y: Tensor) -> tuple[bool, ...]:
+        """Tell which of the images are right under an attack, in their order."""
+        mine: list[bool] = []
+        for images, labels in self._batches(x, y):
+            x_adv = attack(self._module, images, labels)
+            with torch.no_grad():
+                mine += (self._module(x_adv).argmax(1) == labels).tolist()
+        parts = self._ranks.gather(mine)
+        return tuple(parts[i % len(parts)][i // len(parts)] for i in range(len(x)))
+
+    def clean(self, x: Tensor, y: Tensor) -> Clean:
+        """Look at the images without an attack, with their input gradients."""
+        losses, right, still, stuck, alike, classes = 0.0, 0, 0, 0, 0, 0
+        finite = differentiable = True
+        variation = 0.0
+        for images, labels in self._batches(x, y):
+            leaf = images.requires_grad_()
+            logits = InnerObjective(self._module, leaf.detach(), labels).logits(leaf)
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            zero = _without_gradient(loss.sum(), leaf)
+            if zero is None:
+                differentiable = False
+            else:
+                flat = _without_gradient(margin(logits, labels, logits).sum(), leaf)
+                still += int(zero.sum())
+                stuck += 0 if flat is None else int((zero & flat).sum())
+            with torch.no_grad():
+                finite = finite and bool(logits.isfinite().all())
+                right += int((logits.argmax(1) == labels).sum())
+                alike += int((((logits.sum(1) - 1).abs() <= _ROUNDING) & (logits >= 0).all(1)).sum())
+                losses, classes = losses + float(loss.sum()), logits.shape[1]
+            variation = max(variation, logit_variation(self._module, leaf.detach()))
+        parts = self._ranks.gather((losses, right, still, stuck, alike, classes, finite, differentiable, variation))
+        count, found = len(x), list(zip(*parts, strict=True))
+        differentiable = all(found[7])
+        signs = (
+            flags.random_logits(max(found[8])),
+            flags.softmax_outputs(sum(found[4]) / count),
+            flags.zero_gradients(sum(found[2]), sum(found[3]), count) if differentiable else flags.no_gradients(),
+        )
+        return Clean(
+            images=count,
+            loss=sum(found[0]) / count,
+            right=sum(found[1]),
+            num_classes=max(found[5]),
+            finite=all(found[6]),
+            differentiable=differentiable,
+            signs=tuple(flag for flag in signs if flag is not None),
+        )
+
+    def _batches(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+        mine = slice(self._ranks.rank, None, self._ranks.size)
+        device = self._module.device
+        pairs = zip(x[mine].split(self._batch_size), y[mine].split(self._batch_size), strict=True)
+        # copies, since what is differentiated must not be the images that are kept
+        return [(a.to(device, copy=True), b.to(device, torch.int64)) for a, b in pairs if len(a) > 0]
+
+
+class LossWatch:
+    """Remembers the first batch whose loss was not finite, without waiting for the device.
+
+    Example:
+        >>> watch = LossWatch()
+        >>> for batch, loss in enumerate([1.0, float("nan"), float("inf")]):
+        ...     watch.add(torch.tensor(loss), batch)
+        >>> watch.first(), watch.first()
+        (1, None)
+    """
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None
+
+    def add(self, loss: Tensor, batch: int) -> None:
+        """Note the loss of a batch."""
+        bad = ~loss.detach().isfinite().all()
+        if self._first is None:
+            self._first = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        # a filled tensor rather than a written one: a number copied to the device would make the host wait
+        self._first = self._first.masked_fill(bad & (self._first < 0), batch)
+
+    def first(self) -> int | None:
+        """Give the first batch that was not finite, wait for it, and forget it."""
+        first = -1 if self._first is None else int(self._first)
+        self._first = None
+        return None if first < 0 else first
+
+
+def loss_of(outputs: object) -> Tensor | None:
+    """Find the loss in what a training step gave, if there is one."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return loss if isinstance(loss, Tensor) and loss.is_floating_point() else None
+
+
+def _without_gradient(value: Tensor, leaf: Tensor) -> Tensor | None:
+    """Tell for which images the gradient of a value is exactly zero; None if there is no gradient at all."""
+    if not value.requires_grad:
+        return None
+    grad = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)[0]
+    return None if grad is None else (grad == 0).flatten(1).all(1)

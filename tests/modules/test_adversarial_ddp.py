@@ -1,0 +1,39 @@
+"""Every objective trains in two processes, and PGD-AT as in one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .two_processes import fit, pgd_at, runs
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.modules.two_processes", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+
+
+def test_two_processes_give_the_weights_of_one(weights):
+    single = fit(pgd_at())
+    for rank in range(2):
+        for name, value in single.items():
+            torch.testing.assert_close(weights[f"equal-{rank}"][name], value, rtol=0, atol=1e-5)
+    start = pgd_at()["network"].state_dict()
+    assert any((single[name] - start[name]).abs().max() > 1e-3 for name in single)
+
+
+@pytest.mark.parametrize("name", runs())
+def test_every_objective_keeps_the_processes_together(weights, name):
+    first, second = weights[f"{name}-0"], weights[f"{name}-1"]
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert all(value.isfinite().all() for value in first.values())
