@@ -242,3 +242,22 @@ class MinimalAttack(SearchAttack):
         near = ball(self.norm, x, within)
         accepted = near.distance(x_adv) <= within + 1e-6
         return torch.where(spread(accepted, x), near.project(x_adv), x)
+
+
+def scaled(attack: Attack, factor: float) -> Attack:
+    """Give an attack with its budget multiplied by ``factor``; one of the user's own may be any callable.
+
+    Raises:
+        TypeError: If the attack has no budget to scale.
+    """
+    # the base class says what it lacks
+    return attack.scaled(factor) if hasattr(attack, "scaled") else Attack.scaled(attack, factor)
+
+
+def maximising(attack: Attack, loss: LossName) -> Attack:
+    """Give an attack on another loss; one of the user's own may be any callable.
+
+    Raises:
+        TypeError: If the attack has no loss to choose.
+    """
+    return attack.maximising(loss) if hasattr(attack, "maximising") else Attack.maximising(attack, loss)

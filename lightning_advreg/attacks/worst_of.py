@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_advreg.attacks.base import Attack, SearchAttack
+from lightning_advreg.attacks.base import Attack, SearchAttack, maximising, scaled
 from lightning_advreg.attacks.losses import LossName
 from lightning_advreg.attacks.model_state import Model, borrowed
 from lightning_advreg.attacks.precision import working_precision
@@ -75,14 +75,11 @@ class WorstOf(Attack):
 
     def maximising(self, loss: LossName) -> Self:
         """Give the same attacks on another loss; the worst case is still the one with the highest cross-entropy."""
-        # a member may be any callable; the base class says what it lacks
-        return self._with(
-            a.maximising(loss) if hasattr(a, "maximising") else Attack.maximising(a, loss) for a in self.attacks
-        )
+        return self._with(maximising(attack, loss) for attack in self.attacks)
 
     def scaled(self, factor: float) -> Self:
         """Give the same attacks with budgets and step sizes multiplied by ``factor`` >= 0."""
-        return self._with(a.scaled(factor) if hasattr(a, "scaled") else Attack.scaled(a, factor) for a in self.attacks)
+        return self._with(scaled(attack, factor) for attack in self.attacks)
 
     def _with(self, attacks: Iterable[Attack]) -> Self:
         return dataclasses.replace(self, attacks=tuple(attacks))

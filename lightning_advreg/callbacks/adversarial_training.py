@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_advreg.attacks import Attack, BoundedAttack, Model, ModelMode, borrowed
+from lightning_advreg.attacks.base import scaled
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.callbacks.batches import check_labels, put_together, taken_apart
 from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_types
@@ -97,7 +98,7 @@ class AdversarialTraining(Callback):
         self._attack: Attack = dataclasses.replace(attack, check=False) if checked else attack  # type: ignore[type-var]
         if self.eps_warmup_epochs > 0:
             # at once, rather than in the first step: an attack without a budget refuses
-            _scaled(self._attack, 0.5)
+            scaled(self._attack, 0.5)
         self._normalize = None if mean is None or std is None else Normalize(mean, std)
         self._victim: _Victim | None = None
         self._checked = False
@@ -212,7 +213,7 @@ class AdversarialTraining(Callback):
         done = trainer.current_epoch + self._batch_idx / trainer.num_training_batches
         factor = min(done / self.eps_warmup_epochs, 1.0)
         pl_module.log("train/eps_factor", factor)
-        return _scaled(self._attack, factor)
+        return scaled(self._attack, factor)
 
     def _check(self, victim: "_Victim", pixels: Tensor, y: Tensor) -> None:
         low, high = (bound.item() for bound in pixels.detach().aminmax())
@@ -290,8 +291,3 @@ def _out_of_range(low: float, high: float, mean: Sequence[float] | None, std: Se
         "data are normalised, give the numbers: AdversarialTraining(attack, mean=(...), std=(...)), one per channel; "
         "if they go up to 255, divide by 255 in the data."
     )
-
-
-def _scaled(attack: Attack, factor: float) -> Attack:
-    # an attack of the user's own may be any callable; the base class says what it lacks
-    return attack.scaled(factor) if hasattr(attack, "scaled") else Attack.scaled(attack, factor)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from lightning_advreg.attacks import PGD, Attack, BoundedAttack, WorstOf, live_copy, standing_in
+from lightning_advreg.attacks.base import scaled
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
@@ -75,7 +76,7 @@ class AdversarialClassifier(Classifier):
         self.use_attack(attack)
         if self.eps_warmup_epochs > 0:
             # at once, rather than in the first step: an attack without a budget refuses
-            _scaled(self._attack, 0.5)
+            scaled(self._attack, 0.5)
 
     def use_attack(self, attack: Attack) -> None:
         """Train with another attack from now on."""
@@ -137,9 +138,4 @@ class AdversarialClassifier(Classifier):
             return self._attack
         factor = min(self.epochs_done(batch_idx) / self.eps_warmup_epochs, 1.0)
         self.log("train/eps_factor", factor)
-        return _scaled(self._attack, factor)
-
-
-def _scaled(attack: Attack, factor: float) -> Attack:
-    # an attack of the user's own may be any callable; the base class says what it lacks
-    return attack.scaled(factor) if hasattr(attack, "scaled") else Attack.scaled(attack, factor)
+        return scaled(self._attack, factor)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lightning_advreg.attacks import Attack, Model, ball
 from lightning_advreg.attacks.precision import round_towards, working_precision
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
+from lightning_advreg.objectives.single_step import linf_radius
 from lightning_advreg.recorded import Recorded
 from lightning_advreg.values import Number, to_float
 
@@ -125,31 +126,3 @@ class FreeAT(Recorded, Objective, nn.Module):
         if len(self.delta) < len(x):
             self.delta = torch.cat([self.delta, x.new_zeros(len(x) - len(self.delta), *shape)])
         return self.delta[: len(x)]
-
-
-def linf_radius(attack: Attack, needed_by: str) -> float:
-    """Give the budget of an attack in Linf, in pixel units.
-
-    Args:
-        attack: The attack.
-        needed_by: The name of the objective, for the message.
-
-    Raises:
-        TypeError: If the attack has no budget.
-        ValueError: If its budget is in another norm.
-
-    Example:
-        >>> from lightning_advreg.attacks import PGD
-        >>> linf_radius(PGD(eps=0.1), "FreeAT")
-        0.1
-    """
-    radius = getattr(attack, "radius", None)
-    if not isinstance(radius, float):
-        raise TypeError(
-            f"{needed_by} needs the budget of the attack, and {attack!r} has no `radius`; use an attack with an eps, "
-            "such as FGSM(eps='8/255')."
-        )
-    norm = getattr(attack, "norm", "linf")
-    if norm != "linf":
-        raise ValueError(f"{needed_by} is defined for attacks in 'linf', got norm {norm!r}; use FGSM(eps='8/255').")
-    return radius

@@ -15,7 +15,7 @@ from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.attacks.precision import round_towards, working_precision
 from lightning_advreg.checks import check_batch
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
-from lightning_advreg.objectives.free import linf_radius
+from lightning_advreg.objectives.single_step import linf_radius
 from lightning_advreg.values import Number, to_float
 
 _twice_differentiable: WeakSet[nn.Module] = WeakSet()

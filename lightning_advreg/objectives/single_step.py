@@ -32,13 +32,35 @@ def budget(attack: Attack, method: str) -> tuple[float, ModelMode]:
         >>> budget(PGD(eps=0.25, model_mode="batch_stats"), "NuAT")
         (0.25, 'batch_stats')
     """
-    radius, norm = getattr(attack, "radius", None), getattr(attack, "norm", "linf")
-    remedy = "give it one such as FGSM(eps='8/255')"
-    if radius is None:
-        raise TypeError(f"{method} takes its eps from the attack, and {type(attack).__name__} has none; {remedy}.")
+    return linf_radius(attack, method), getattr(attack, "model_mode", "eval")
+
+
+def linf_radius(attack: Attack, needed_by: str) -> float:
+    """Give the budget of an attack in Linf, in pixel units.
+
+    Args:
+        attack: The attack.
+        needed_by: The name of the objective, for the message.
+
+    Raises:
+        TypeError: If the attack has no budget.
+        ValueError: If its budget is in another norm.
+
+    Example:
+        >>> from lightning_advreg.attacks import PGD
+        >>> linf_radius(PGD(eps=0.1), "FreeAT")
+        0.1
+    """
+    radius = getattr(attack, "radius", None)
+    if not isinstance(radius, float):
+        raise TypeError(
+            f"{needed_by} needs the budget of the attack, and {attack!r} has no `radius`; use an attack with an eps, "
+            "such as FGSM(eps='8/255')."
+        )
+    norm = getattr(attack, "norm", "linf")
     if norm != "linf":
-        raise ValueError(f"{method} is defined in the norm linf, and its attack has norm {norm!r}; {remedy}.")
-    return float(radius), getattr(attack, "model_mode", "eval")
+        raise ValueError(f"{needed_by} is defined for attacks in 'linf', got norm {norm!r}; use FGSM(eps='8/255').")
+    return radius
 
 
 def bernoulli_start(x: Tensor, size: float) -> Tensor:

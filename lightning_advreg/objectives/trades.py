@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_advreg.attacks import Attack, LossName, Model
+from lightning_advreg.attacks import Attack, Model
+from lightning_advreg.attacks.base import maximising
 from lightning_advreg.attacks.losses import kl
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
@@ -59,16 +60,3 @@ class TRADES(Objective):
         clean_loss = F.cross_entropy(logits, y, label_smoothing=to_float(self.label_smoothing, "label_smoothing"))
         divergence = kl(logits_adv, y, logits).mean()
         return ObjectiveOutput(clean_loss + to_float(self.beta, "beta") * divergence, logits, logits_adv)
-
-
-def maximising(attack: Attack, loss: LossName) -> Attack:
-    """Give the same attack on the loss that an objective asks for.
-
-    Args:
-        attack: The attack; one of the user's own may be any callable.
-        loss: The name of the loss.
-
-    Raises:
-        TypeError: If the attack has no loss to choose.
-    """
-    return attack.maximising(loss) if hasattr(attack, "maximising") else Attack.maximising(attack, loss)

@@ -211,9 +211,14 @@ def test_arguments_out_of_range_are_named(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_attack_without_a_budget_in_linf_is_refused(method, net, batch):
-    with pytest.raises(ValueError, match=f"{method.__name__} is defined in the norm linf.* norm 'l2'; give it .*FGSM"):
+    with pytest.raises(
+        ValueError, match=f"{method.__name__} is defined for attacks in 'linf', got norm 'l2'; use FGSM"
+    ):
         method()(net, *batch, PGD(norm="l2", eps=1.0))
-    with pytest.raises(TypeError, match=f"{method.__name__} takes its eps from the attack, and CW has none; give it"):
+    with pytest.raises(
+        TypeError,
+        match=f"{method.__name__} needs the budget of the attack, and CW.* has no `radius`; use an attack with an eps",
+    ):
         method()(net, *batch, CW())
 
 
