@@ -1,18 +1,22 @@
-"""Images per second of one PGD-10 adversarial training step: ours, a plain loop with torchattacks, and the floor.
+"""Images per second of one adversarial training step: ours, a plain loop with torchattacks, and the floor.
 
-The floor is what the bare network must compute whatever the code around it does: ``steps`` times a forward pass with
-the gradient of the input, one forward pass, and one backward pass with all gradients, in the same precision and layout.
+The floor is what the bare network must compute whatever the code around it does, in the same precision and layout: for
+each attack step a forward pass with the gradient of the input, and for each full pass of the method (two for TRADES and
+for AWP) one forward pass and one backward pass with all gradients.
 
 All three take turns within one run, so that a busy machine slows them alike, and each ratio is the median over rounds.
 
     python -m benchmarks.training                     # the default networks on the CPU, or on the GPU if there is one
-    python -m benchmarks.training --network resnet18 --batch-size 32 --rounds 5
+    python -m benchmarks.training --network resnet18 --batch-size 32 --rounds 5 --methods pgd trades fgsm_rs awp
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,39 +24,74 @@ import torchattacks
 from torch import Tensor, nn
 
 from lightning_advreg import AdversarialClassifier
-from lightning_advreg.attacks import PGD
+from lightning_advreg.attacks import FGSM, PGD, Attack
 from lightning_advreg.networks import MNISTConvNet, ResNet18
+from lightning_advreg.objectives import PGDAT, TRADES, Objective
+from lightning_advreg.perturbations import AWP, WeightPerturbation
 
-EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+EPS, STEP, STEPS, GAMMA = 8 / 255, 2 / 255, 10, 0.005
 Step = Callable[[Tensor, Tensor], None]
+Peer = Callable[[nn.Module], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of training: ours, the attack of torchattacks that people take for it, and what it must compute."""
+
+    attack: Attack
+    peer: Peer
+    steps: int
+    full_passes: int = 1
+    objective: Objective = PGDAT()
+    weight_perturbation: WeightPerturbation | None = None
+
+
+_PGD, _RS = PGD(eps=EPS, step_size=STEP, steps=STEPS), FGSM(eps=EPS, random_start=True)
+
+
+def _peer_pgd(network: nn.Module) -> Any:  # noqa: ANN401
+    return torchattacks.PGD(network, eps=EPS, alpha=STEP, steps=STEPS)
+
+
+METHODS = {
+    "pgd": Method(_PGD, _peer_pgd, STEPS),
+    "trades": Method(
+        _PGD, lambda net: torchattacks.TPGD(net, eps=EPS, alpha=STEP, steps=STEPS), STEPS, 2, TRADES(beta=6)
+    ),
+    "fgsm_rs": Method(_RS, lambda net: torchattacks.FFGSM(net, eps=EPS, alpha=1.25 * EPS), 1),
+    "awp": Method(_PGD, _peer_pgd, STEPS, 2, weight_perturbation=AWP(gamma=GAMMA)),
+}
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["mnist", "resnet18", "all"], default="all")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=None, help="default: 128, 32 for ResNet-18 on the CPU")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps-per-round", type=int, default=None)
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {_device_name(options.device)}, float32, eager, PGD-{STEPS}, SGD\n")
-    print("| network | batch | ours img/s | torchattacks img/s | floor img/s | ours / torchattacks | floor / ours |")
-    print("|---|---|---|---|---|---|---|")
-    for name in ["mnist", "resnet18"] if options.network == "all" else [options.network]:
-        print(_row(name, options), flush=True)
+    print(f"torch {torch.__version__}, {_device_name(options.device)}, float32, eager, {STEPS} steps of PGD, SGD\n")
+    columns = ["method", "network", "batch", "ours img/s", "torchattacks img/s", "floor img/s"]
+    columns += ["ours / torchattacks", "ours / floor"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for network in ["mnist", "resnet18"] if options.network == "all" else [options.network]:
+        for name in options.methods:
+            print(_row(name, network, options), flush=True)
 
 
-def _row(name: str, options: argparse.Namespace) -> str:
+def _row(name: str, network: str, options: argparse.Namespace) -> str:
     on_cpu = options.device == "cpu"
-    batch = options.batch_size or (32 if name == "resnet18" and on_cpu else 128)
-    repeats = options.steps_per_round or (1 if name == "resnet18" and on_cpu else 10)
+    batch = options.batch_size or (32 if network == "resnet18" and on_cpu else 128)
+    repeats = options.steps_per_round or (1 if network == "resnet18" and on_cpu else 10)
     torch.manual_seed(0)
-    shape = (1, 28, 28) if name == "mnist" else (3, 32, 32)
+    shape = (1, 28, 28) if network == "mnist" else (3, 32, 32)
     x, y = torch.rand(batch, *shape, device=options.device), torch.randint(10, (batch,), device=options.device)
-    build = MNISTConvNet if name == "mnist" else ResNet18
+    build = MNISTConvNet if network == "mnist" else ResNet18
     contestants = {
-        kind: make(build().to(options.device))
+        kind: make(build().to(options.device), METHODS[name])
         for kind, make in {"ours": ours, "torchattacks": with_torchattacks, "floor": floor}.items()
     }
     for step in contestants.values():
@@ -63,44 +102,76 @@ def _row(name: str, options: argparse.Namespace) -> str:
         for kind in order:
             seconds[kind].append(_time(contestants[kind], x, y, repeats))
     speed = {kind: batch * repeats / statistics.median(times) for kind, times in seconds.items()}
-    peer = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["torchattacks"], strict=True))
-    bound = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["floor"], strict=True))
+    ratios = [
+        statistics.median(b / a for a, b in zip(seconds["ours"], seconds[other], strict=True))
+        for other in ("torchattacks", "floor")
+    ]
     figures = " | ".join(f"{speed[kind]:,.1f}" for kind in ("ours", "torchattacks", "floor"))
-    return f"| {name} | {batch} | {figures} | {peer:.2f} | {bound:.2f} |"
+    return f"| {name} | {network} | {batch} | {figures} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
 
 
-def ours(network: nn.Module) -> Step:
+def ours(network: nn.Module, method: Method) -> Step:
     """The training step of AdversarialClassifier, logging aside."""
     network.train()
-    attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
-    model = AdversarialClassifier(network, attack=attack)
+    perturbation = method.weight_perturbation
+    model = AdversarialClassifier(
+        network, attack=method.attack, objective=method.objective, weight_perturbation=perturbation
+    )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
 
     def step(x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
-        model.prepare(x, y, batch_idx=1)().loss.backward()
+        objective = model.prepare(x, y, batch_idx=1)
+        if perturbation is None:
+            objective().loss.backward()
+        else:
+            climb = perturbation.climb_(network, lambda: objective().loss)
+            with climb.at_the_top():
+                objective().loss.backward()
+            climb.back_()
         optimizer.step()
 
     return step
 
 
-def with_torchattacks(network: nn.Module) -> Step:
+def with_torchattacks(network: nn.Module, method: Method) -> Step:
     """The loop people write: torchattacks makes the images, the loop trains on them."""
     network.train()
-    attack = torchattacks.PGD(network, eps=EPS, alpha=STEP, steps=STEPS)
+    attack = method.peer(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+    def loss_of(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        if not isinstance(method.objective, TRADES):
+            return F.cross_entropy(model(x_adv), y)
+        logits = model(x)
+        divergence = F.kl_div(model(x_adv).log_softmax(1), logits.softmax(1), reduction="batchmean")
+        return F.cross_entropy(logits, y) + 6 * divergence
 
     def step(x: Tensor, y: Tensor) -> None:
         x_adv = attack(x, y)
+        offsets: list[tuple[nn.Parameter, Tensor]] = []
+        if method.weight_perturbation is not None:
+            # on a copy, as published code does
+            proxy = deepcopy(network)
+            loss_of(proxy, x, x_adv, y).backward()
+            for own, other in zip(network.parameters(), proxy.parameters(), strict=True):
+                if own.dim() > 1 and other.grad is not None:
+                    offsets.append((own, GAMMA * own.detach().norm() / (other.grad.norm() + 1e-20) * other.grad))
+        with torch.no_grad():
+            for parameter, offset in offsets:
+                parameter.add_(offset)
         optimizer.zero_grad()
-        F.cross_entropy(network(x_adv), y).backward()
+        loss_of(network, x, x_adv, y).backward()
         optimizer.step()
+        with torch.no_grad():
+            for parameter, offset in offsets:
+                parameter.sub_(offset)
 
     return step
 
 
-def floor(network: nn.Module) -> Step:
-    """The passes alone: the network in evaluation mode and frozen for input gradients, then one full step."""
+def floor(network: nn.Module, method: Method) -> Step:
+    """The passes alone: the network in evaluation mode and frozen for input gradients, then the full passes."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     parameters = list(network.parameters())
 
@@ -108,14 +179,15 @@ def floor(network: nn.Module) -> Step:
         network.eval()
         for parameter in parameters:
             parameter.requires_grad_(False)
-        for _ in range(STEPS):
+        for _ in range(method.steps):
             leaf = x.detach().requires_grad_()
             torch.autograd.grad(F.cross_entropy(network(leaf), y), leaf)
         network.train()
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad()
-        F.cross_entropy(network(x), y).backward()
+        for _ in range(method.full_passes):
+            F.cross_entropy(network(x), y).backward()
         optimizer.step()
 
     return step
