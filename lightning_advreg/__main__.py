@@ -1,6 +1,18 @@
-"""``python -m lightning_advreg``: the command line."""
+"""``lightning-advreg``, and ``python -m lightning_advreg``: the command line."""
 
-from lightning_advreg.cli import console
+import sys
+
+
+def console() -> None:
+    """Run the command line as a program, whose exit status is 0 unless something fails."""
+    if sys.argv[1:2] == ["ablate"]:
+        from lightning_advreg.ablation.command import main as ablate
+
+        sys.exit(ablate(sys.argv[2:]))
+    from lightning_advreg.cli import console as run
+
+    run()
+
 
 if __name__ == "__main__":
     console()

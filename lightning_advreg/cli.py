@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -103,6 +103,9 @@ class RunFolderCLI(LightningCLI):
             sys.stdout.write(f"Everything is in {Path(self.trainer.log_dir)}\n")
 
 
+CLI = TypeVar("CLI", bound=RunFolderCLI)
+
+
 def main(args: ArgsType = None) -> RunFolderCLI | None:
     """Run the command line.
 
@@ -123,7 +126,21 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments
-    return RunFolderCLI(
+    return command_line(RunFolderCLI, None if args is None else arguments)
+
+
+def command_line(kind: type[CLI], args: ArgsType, *, exit_on_error: bool = True) -> CLI:
+    """Run a command line with the settings of this library.
+
+    Args:
+        kind: What to do with the arguments.
+        args: The arguments, configurations given by their paths; None takes those of the process.
+        exit_on_error: Leave the process at arguments that are wrong; otherwise the parser raises its error.
+
+    Returns:
+        The object that has done it.
+    """
+    return kind(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -132,8 +149,8 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "lightning-advreg", "version": __version__},
-        args=None if args is None else arguments,
+        parser_kwargs={"prog": "lightning-advreg", "version": __version__, "exit_on_error": exit_on_error},
+        args=args,
     )
 
 
@@ -192,7 +209,8 @@ def _loggers(given: object) -> list[Logger]:
 def _file_logger(root: Path, subcommand: str) -> CSVLogger:
     name = "" if subcommand == "fit" else subcommand
     _set_aside(root / name / "metrics.csv")
-    return CSVLogger(save_dir=str(root), name=name, version="")
+    # at once, so that a run that is killed and goes on leaves no gap
+    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
 
 
 @rank_zero_only

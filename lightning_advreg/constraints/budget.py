@@ -1,9 +1,10 @@
 """Hard limits on the size of a network, checked before training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_advreg.constraints.base import Constraint
 
@@ -67,6 +68,12 @@ class Budget(Constraint):
         limits = {"parameters": self.parameters, "layers": self.layers}
         used = usage._asdict()
         return ", ".join(f"{name} {used[name]:,} / {limit:,}" for name, limit in limits.items() if limit is not None)
+
+    def measure(self, module: nn.Module) -> Mapping[str, float | Tensor]:
+        """Give what ``module`` uses of each limit, as a share of what is allowed."""
+        usage = self.usage(module)._asdict()
+        limits = {"parameters": self.parameters, "layers": self.layers}
+        return {name: usage[name] / limit for name, limit in limits.items() if limit is not None}
 
     def check(self, module: nn.Module, name: str = "network") -> None:
         """Raise a ValueError if ``module``, called ``name`` in the message, exceeds a limit."""

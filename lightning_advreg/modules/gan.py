@@ -14,11 +14,15 @@ from torch.optim import Adam
 from lightning_advreg.attacks import borrowed
 from lightning_advreg.checks import check_batch
 from lightning_advreg.constraints import Constraint
-from lightning_advreg.modules.base import CheckpointedModule, by_name
+from lightning_advreg.modules.base import CheckpointedModule
 from lightning_advreg.modules.classifier import Batch
+from lightning_advreg.modules.gan_checks import at_least, latent_dim_of, one_logit_each
+from lightning_advreg.modules.limits import Limits, check_apart
+from lightning_advreg.modules.penalties import add_penalties, states, warn_of_double_decay, weight_penalties_of
 from lightning_advreg.modules.schedules import fit_schedules
 from lightning_advreg.objectives import GANLoss, NonSaturating
-from lightning_advreg.penalties import WeightPenalty
+from lightning_advreg.penalties import TrainingPass, WeightPenalty
+from lightning_advreg.penalties.in_training import begin
 from lightning_advreg.values import Number, to_float
 
 Penalties = Sequence[WeightPenalty | Callable[[nn.Module], Tensor]]
@@ -33,7 +37,9 @@ class GAN(CheckpointedModule):
 
     Logged are ``train/d_loss``, ``train/g_loss``, ``train/d_real`` and ``train/d_fake`` (mean logits; far apart means
     that the discriminator is winning), ``train/instance_noise``, ``train/d_penalty/<name>`` and
-    ``train/g_penalty/<name>``; ``val/d_real``, ``val/d_fake`` and the same for ``test``.
+    ``train/g_penalty/<name>`` (and the same with ``_raw``, without the coefficient); ``val/d_real``, ``val/d_fake`` and
+    the same for ``test``. Every epoch ends with ``train/d_constraint/<name>/<what>`` and the same for ``g``, as in
+    ``RegularizedClassifier``.
 
     Lightning counts every step of either optimizer in ``trainer.global_step``; ``batches_seen`` counts batches. Both it
     and ``images_seen`` are kept in checkpoints.
@@ -41,7 +47,7 @@ class GAN(CheckpointedModule):
     Args:
         generator: From noise ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [0, 1].
         discriminator: From images in [0, 1] to logits ``(N,)``, one per image, without a sigmoid.
-        loss: The pair of losses.
+        loss: The pair of losses; None for ``NonSaturating()``.
         generator_penalties: Soft limits on the generator's weights.
         discriminator_penalties: Soft limits on the discriminator's weights.
         generator_constraints: Hard limits on the generator: checked now, enforced after each of its steps.
@@ -76,7 +82,7 @@ class GAN(CheckpointedModule):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        loss: GANLoss = NonSaturating(),
+        loss: GANLoss | None = None,
         generator_penalties: Penalties = (),
         discriminator_penalties: Penalties = (),
         generator_constraints: Sequence[Constraint] = (),
@@ -94,23 +100,26 @@ class GAN(CheckpointedModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.penalties = {"g": by_name(generator_penalties), "d": by_name(discriminator_penalties)}
+        self.generator, self.discriminator = generator, discriminator
+        # no default object in the signature: jsonargparse would hand its settings on to whatever class replaces it
+        self.loss = NonSaturating() if loss is None else loss
+        self.penalties = {"g": weight_penalties_of(generator, generator_penalties)}
+        self.penalties["d"] = weight_penalties_of(discriminator, discriminator_penalties)
+        self.penalty_states = nn.ModuleDict({key: states(each) for key, each in self.penalties.items()})
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
+        check_apart([*generator_constraints, *discriminator_constraints])
+        self.limits = nn.ModuleDict({key: Limits(each) for key, each in self.constraints.items()})
         self.optimizers_of = {"d": discriminator_optimizer, "g": generator_optimizer}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
-        self.n_critic = _at_least(n_critic, 1, "n_critic")
+        self.n_critic = at_least(n_critic, 1, "n_critic")
         self.instance_noise = to_float(instance_noise, "instance_noise", minimum=0)
-        self.instance_noise_images = _at_least(instance_noise_images, 1, "instance_noise_images")
-        self.ema_decay = to_float(ema_decay, "ema_decay", minimum=0)
-        if self.ema_decay >= 1:
-            raise ValueError(f"ema_decay must be less than 1, got {ema_decay}.")
-        self.latent_dim = _latent_dim(generator, latent_dim)
+        self.instance_noise_images = at_least(instance_noise_images, 1, "instance_noise_images")
+        self.ema_decay = to_float(ema_decay, "ema_decay", minimum=0, below=1)
+        self.latent_dim = latent_dim_of(generator, latent_dim)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            for constraint in self.constraints[name[0]]:
-                constraint.check(network, name)
+            self._limits(name[0]).check(network, name)
         self.generator_ema = copy.deepcopy(generator).requires_grad_(False)
-        noise = torch.randn(_at_least(num_fixed, 1, "num_fixed"), self.latent_dim)
+        noise = torch.randn(at_least(num_fixed, 1, "num_fixed"), self.latent_dim)
         self.register_buffer("fixed_latent", noise)
         self.batches_seen = self.images_seen = self.generator_steps = 0
 
@@ -175,9 +184,11 @@ class GAN(CheckpointedModule):
         return self.sample(self.noise(len(batch[0])))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build two optimizers, the discriminator's first, and their schedules."""
+        """Build two optimizers, the discriminator's first, and their schedules; say so if decay is counted twice."""
         networks = {"d": self.discriminator, "g": self.generator}
         optimizers = {key: build(networks[key].parameters()) for key, build in self.optimizers_of.items()}
+        for key, network in networks.items():
+            warn_of_double_decay(self.penalties[key], network, optimizers[key])
         schedulers = [build(optimizers[key]) for key, build in self.schedulers_of.items() if build is not None]
         return list(optimizers.values()), schedulers
 
@@ -186,8 +197,12 @@ class GAN(CheckpointedModule):
         super().on_fit_start()
         # the weights of a checkpoint meet them already, and rounding would move them
         if self.trainer.ckpt_path is None:
-            self._project("d")
-            self._project("g")
+            self._limits("d").project_(self.discriminator, self.current_epoch)
+            self._limits("g").project_(self.generator, self.current_epoch)
+        self._limits("d").forget()
+        self._limits("g").forget()
+        begin(self.penalties["d"], self.discriminator)
+        begin(self.penalties["g"], self.generator)
         if self.generator_steps == 0:
             self.generator_ema.load_state_dict(self.generator.state_dict())
 
@@ -196,7 +211,10 @@ class GAN(CheckpointedModule):
         fit_schedules(self.trainer)
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules."""
+        """Step the schedules, and log how often and how far the hard limits have bitten."""
+        for key, network in (("d", self.discriminator), ("g", self.generator)):
+            found = self._limits(key).report(network)
+            self.log_dict({f"train/{key}_constraint/{name}": value for name, value in found.items()})
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()  # type: ignore[call-arg]
@@ -229,26 +247,25 @@ class GAN(CheckpointedModule):
                     f"{tuple(real.shape[1:])}; set the generator's image_shape."
                 )
             check_batch(fake)
-            _one_logit_each(self.discriminator(fake), fake)
+            one_logit_each(self.discriminator(fake), fake)
 
     def _step(self, key: str, optimizer: LightningOptimizer, loss: Tensor) -> None:
         network = self.discriminator if key == "d" else self.generator
-        for name, penalty in self.penalties[key].items():
-            value = penalty(network)
-            self.log(f"train/{key}_penalty/{name}", value.detach())
-            loss = loss + value
+        epoch = self.current_epoch + self.trainer.fit_loop.batch_idx / self.trainer.num_training_batches
+        seen = TrainingPass(network)
+        loss = add_penalties(self, f"train/{key}_penalty", self.penalties[key], seen, epoch, loss)
         self.log(f"train/{key}_loss", loss.detach(), prog_bar=True)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        self._project(key)
+        self._limits(key).project_(network, epoch + 1 / self.trainer.num_training_batches)
 
     def _score(self, images: Tensor) -> Tensor:
         level = self.noise_level
         if level > 0:
             self.log("train/instance_noise", level)
             images = images + level * torch.randn_like(images)
-        return _one_logit_each(self.discriminator(images), images)
+        return one_logit_each(self.discriminator(images), images)
 
     @torch.no_grad()
     def _average_generator(self) -> None:
@@ -258,41 +275,16 @@ class GAN(CheckpointedModule):
         for kept, moving in zip(self.generator_ema.buffers(), self.generator.buffers(), strict=True):
             kept.copy_(moving)
 
-    def _project(self, key: str) -> None:
-        for constraint in self.constraints[key]:
-            constraint.project_(self.discriminator if key == "d" else self.generator)
+    def _limits(self, key: str) -> Limits:
+        return cast(Limits, self.limits[key])
 
     def _evaluate(self, stage: str, real: Tensor, batch_idx: int) -> None:
         if batch_idx == 0:
             self.check_batch(real)
         fake = self.sample(self.noise(len(real)))
         for name, images in (("d_real", real), ("d_fake", fake)):
-            logits = _one_logit_each(self.discriminator(images), images)
+            logits = one_logit_each(self.discriminator(images), images)
             self.log(f"{stage}/{name}", logits.mean(), on_epoch=True, sync_dist=True, batch_size=len(real))
 
 
 _COUNTERS = ("batches_seen", "images_seen", "generator_steps")
-
-
-def _at_least(value: int, minimum: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
-    return value
-
-
-def _latent_dim(generator: nn.Module, given: int | None) -> int:
-    found = getattr(generator, "latent_dim", None) if given is None else given
-    if not isinstance(found, int):
-        raise ValueError(
-            f"latent_dim is unknown: {type(generator).__name__} has no attribute latent_dim; give GAN(latent_dim=...)."
-        )
-    return _at_least(found, 1, "latent_dim")
-
-
-def _one_logit_each(logits: Tensor, images: Tensor) -> Tensor:
-    if logits.numel() != len(images):
-        raise ValueError(
-            f"the discriminator gives outputs of shape {tuple(logits.shape)} for {len(images)} images; it must give "
-            "one logit per image, shape (N,)."
-        )
-    return logits.flatten()

@@ -31,9 +31,9 @@ def describe(value: object) -> Any:  # noqa: ANN401
         Undescribable: If the argument, or a part of it, is anything else.
 
     Example:
-        >>> from lightning_advreg.constraints import MaxNorm
-        >>> describe([MaxNorm(3.0)])
-        [{'class_path': 'lightning_advreg.constraints.MaxNorm', 'init_args': {'bound': 3.0, 'include_biases': False}}]
+        >>> from lightning_advreg.constraints import Budget
+        >>> describe([Budget(layers=3)])
+        [{'class_path': 'lightning_advreg.constraints.Budget', 'init_args': {'parameters': None, 'layers': 3}}]
     """
     if value is None or isinstance(value, bool):
         return value

@@ -9,8 +9,9 @@ from torch.optim import Adam
 
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
+from lightning_advreg.modules.engine import Engine
 from lightning_advreg.objectives import ObjectiveOutput
-from lightning_advreg.penalties import WeightPenalty
+from lightning_advreg.penalties import Penalty
 from lightning_advreg.perturbations import WeightPerturbation
 from lightning_advreg.values import Number, to_float
 
@@ -18,15 +19,17 @@ from lightning_advreg.values import Number, to_float
 class RegularizedClassifier(Classifier):
     """A classifier trained on clean images under soft and hard limits: ``min E[CE(f(x), y)] + penalties``.
 
-    Soft limits are penalties, terms of the loss that pull weights; hard limits are constraints, met exactly after every
-    step. Norm layers, activation and dropout are arguments of the network.
+    Soft limits are penalties, terms of the loss; hard limits are constraints, met exactly after every step. Norm
+    layers, activation and dropout are arguments of the network.
 
     Args:
         network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; normalisation belongs inside.
-        penalties: Soft limits on the weights: terms added to the loss, each logged as ``train/penalty/<name>``.
+        penalties: Soft limits on weights, activations, outputs or gradients: terms added to the loss, each logged as
+            ``train/penalty/<name>``.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         label_smoothing: The share of each label spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
         weight_perturbation: Take each gradient at weights moved to where the loss is higher, such as ``SAM()``.
+        engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
 
@@ -44,23 +47,23 @@ class RegularizedClassifier(Classifier):
     def __init__(
         self,
         network: nn.Module,
-        penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
+        penalties: Sequence[Penalty | Callable[[nn.Module], Tensor]] = (),
         constraints: Sequence[Constraint] = (),
         label_smoothing: Number = 0.0,
         weight_perturbation: WeightPerturbation | None = None,
+        engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, optimizer, lr_scheduler)
-        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {label_smoothing!r}.")
+        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
 
     def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
         """Give the cross-entropy of a training batch, as a function of the weights of the moment."""
+        images = self.penalised(x)
 
         def objective() -> ObjectiveOutput:
-            logits = self(x)
+            logits = self(images)
             return ObjectiveOutput(F.cross_entropy(logits, y, label_smoothing=self.label_smoothing), logits)
 
         return objective

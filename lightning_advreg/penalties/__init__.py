@@ -1,5 +1,31 @@
 """Soft regularisation: terms added to the loss."""
 
-from lightning_advreg.penalties.weights import L1, L2, ElasticNet, WeightPenalty
+from lightning_advreg.penalties.activity import ActivityL1
+from lightning_advreg.penalties.base import Penalty, PenaltyValue, WeightPenalty
+from lightning_advreg.penalties.group_lasso import GroupLasso
+from lightning_advreg.penalties.inputs import InputGradient, InputPenalty, Jacobian
+from lightning_advreg.penalties.l2sp import L2SP
+from lightning_advreg.penalties.orthogonality import Orthogonality
+from lightning_advreg.penalties.outputs import ConfidencePenalty
+from lightning_advreg.penalties.spectral import SpectralNormPenalty
+from lightning_advreg.penalties.training_pass import TrainingPass
+from lightning_advreg.penalties.weights import L1, L2, ElasticNet
 
-__all__ = ["L1", "L2", "ElasticNet", "WeightPenalty"]
+__all__ = [
+    "L1",
+    "L2",
+    "L2SP",
+    "ActivityL1",
+    "ConfidencePenalty",
+    "ElasticNet",
+    "GroupLasso",
+    "InputGradient",
+    "InputPenalty",
+    "Jacobian",
+    "Orthogonality",
+    "Penalty",
+    "PenaltyValue",
+    "SpectralNormPenalty",
+    "TrainingPass",
+    "WeightPenalty",
+]

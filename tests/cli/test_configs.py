@@ -14,7 +14,8 @@ from .runs import CONFIGS, RUNS, root, run, write_data
 SMALLER = {
     # a ResNet on the CPU takes its time
     "cifar10_pgd_resnet18": ["--model.init_args.network.init_args.width", "4"],
-    "cifar10_linf_speedrun": ["--model.init_args.network.init_args.width", "4"],
+    # compiling would take longer than all other configurations together; tests/modules/test_engine_compile.py does it
+    "cifar10_linf_speedrun": ["--model.init_args.network.init_args.width", "4", "--model.engine.compile", "false"],
     "cifar10_regularized_resnet18": ["--model.init_args.network.init_args.width", "4"],
     "mnist_regularized": ["--data.init_args.train_size", "40"],
 }

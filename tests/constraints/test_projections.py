@@ -2,32 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advreg.constraints import Constraint, MaxNorm, WeightClip
+from lightning_advreg.constraints import Constraint, MaxNorm, NonNegative, WeightClip
+from lightning_advreg.schedules import Ramp
 
-# each layer, and its weight as a matrix with one row per unit
-LAYERS = {
-    "linear": (lambda: nn.Linear(7, 5), lambda w: w),
-    "embedding": (lambda: nn.Embedding(6, 4), lambda w: w),
-    "conv": (lambda: nn.Conv2d(3, 8, 3), lambda w: w.reshape(8, -1)),
-    "conv-grouped": (lambda: nn.Conv2d(4, 8, 3, groups=2), lambda w: w.reshape(8, -1)),
-    "conv1d": (lambda: nn.Conv1d(3, 8, 5), lambda w: w.reshape(8, -1)),
-    "transposed": (lambda: nn.ConvTranspose2d(3, 8, 3), lambda w: w.transpose(0, 1).reshape(8, -1)),
-    "transposed-1d": (lambda: nn.ConvTranspose1d(3, 8, 3), lambda w: w.transpose(0, 1).reshape(8, -1)),
-    "transposed-3d": (lambda: nn.ConvTranspose3d(3, 8, 2), lambda w: w.transpose(0, 1).reshape(8, -1)),
-    # inputs 0-1 feed outputs 0-3, inputs 2-3 feed outputs 4-7
-    "transposed-grouped": (
-        lambda: nn.ConvTranspose2d(4, 8, 3, groups=2),
-        lambda w: torch.cat([part.transpose(0, 1).reshape(4, -1) for part in w.chunk(2)]),
-    ),
-}
+from .layers import LAYERS, randomised, values
+
 every_layer = pytest.mark.parametrize(("make", "rows"), LAYERS.values(), ids=LAYERS)
-
-
-def randomised(module, scale=1.0):
-    torch.manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=scale)
-    return module
 
 
 @every_layer
@@ -56,7 +36,9 @@ def test_max_norm_projects_each_unit_onto_its_ball(make, rows, dtype, layout):
 
 
 @every_layer
-@pytest.mark.parametrize("constraint", [MaxNorm(0.8), WeightClip(0.2)], ids=["max-norm", "clip"])
+@pytest.mark.parametrize(
+    "constraint", [MaxNorm(0.8), WeightClip(0.2), NonNegative()], ids=["max-norm", "clip", "non-negative"]
+)
 def test_the_projection_is_the_nearest_feasible_point(make, rows, constraint):
     layer = randomised(make()).double()
     start = layer.weight.detach().clone()
@@ -100,11 +82,11 @@ def test_biases_and_norm_scales_are_included_on_request(constraint):
     assert all(torch.equal(net.get_parameter(name), reference[name]) for name in vectors)
     constraint(0.5, include_biases=True).project_(net)
     for name in vectors[:3]:
-        assert torch.equal(net.get_parameter(name), reference[name].clamp(-0.5, 0.5))
+        torch.testing.assert_close(net.get_parameter(name), reference[name].clamp(-0.5, 0.5), atol=1e-6, rtol=0)
     assert all(not torch.equal(net.get_parameter(name), reference[name]) for name in vectors)
 
 
-@pytest.mark.parametrize("constraint", [MaxNorm(0.1), WeightClip(0.01)])
+@pytest.mark.parametrize("constraint", [MaxNorm(0.1), WeightClip(0.01), NonNegative()])
 def test_frozen_weights_are_left_alone(constraint):
     net = randomised(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
     net[0].weight.requires_grad_(False)
@@ -159,3 +141,94 @@ def test_a_constraint_does_nothing_unless_it_overrides_something():
     Constraint().project_(layer)
     Constraint().check(layer)
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("kind", [MaxNorm, WeightClip, NonNegative])
+def test_a_pattern_selects_and_one_that_matches_nothing_is_refused(kind):
+    def make(pattern):
+        return kind(pattern=pattern) if kind is NonNegative else kind(0.1, pattern=pattern)
+
+    net = randomised(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+    before = [p.detach().clone() for p in net.parameters()]
+    make("1.*").project_(net)
+    assert torch.equal(net[0].weight, before[0])
+    assert not torch.equal(net[1].weight, before[2])
+    with pytest.raises(ValueError, match=r"pattern 'heads\.\*' matches no parameter"):
+        make("heads.*").check(net)
+
+
+def test_clamping_at_zero_leaves_biases_alone_and_counts_the_zeros():
+    layer = randomised(nn.Linear(3, 2))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -3.0, 0.0], [2.0, -4.0, 4.0]]))
+    bias = layer.bias.detach().clone()
+    projected = NonNegative().project_(layer)
+    assert torch.equal(layer.weight, torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 4.0]]))
+    assert torch.equal(layer.bias, bias)
+    assert projected.moved == pytest.approx(2 / 6)
+    assert projected.at_bound == pytest.approx(3 / 6)
+    assert projected.distance == pytest.approx(5 / 46**0.5)
+    assert projected.bound is None
+
+
+@every_layer
+@pytest.mark.parametrize(
+    "constraint", [MaxNorm(2.0), WeightClip(0.5), NonNegative()], ids=["max-norm", "clip", "non-negative"]
+)
+def test_what_is_reported_is_what_has_happened(make, rows, constraint):
+    net = randomised(nn.Sequential(make(), nn.Linear(30, 3)))
+    before = [rows(net[0].weight.detach().clone()), net[1].weight.detach().clone()]
+    projected = constraint.project_(net)
+    after = [rows(net[0].weight.detach()), net[1].weight.detach()]
+    pairs = list(zip(before, after, strict=True))
+    if isinstance(constraint, MaxNorm):
+        moved = torch.cat([(b != a).any(1) for b, a in pairs])
+        at_bound = torch.cat([a.norm(dim=1) > 2 - 1e-5 for a in after])
+    else:
+        moved = torch.cat([(b != a).flatten() for b, a in pairs])
+        edge = 0.5 if isinstance(constraint, WeightClip) else 0.0
+        at_bound = torch.cat([(a.abs() == edge).flatten() for a in after])
+    change = torch.cat([(b - a).flatten() for b, a in pairs]).norm()
+    assert 0 < moved.float().mean() <= 1
+    assert projected.moved == pytest.approx(moved.float().mean().item())
+    assert projected.at_bound == pytest.approx(at_bound.float().mean().item())
+    assert projected.distance == pytest.approx((change / torch.cat([b.flatten() for b in before]).norm()).item(), 1e-4)
+    again = constraint.project_(net)
+    assert again.moved == 0
+    assert again.distance == 0
+    assert again.at_bound == pytest.approx(projected.at_bound.item())
+
+
+@pytest.mark.parametrize("kind", [MaxNorm, WeightClip])
+def test_a_bound_follows_its_schedule_and_is_reported(kind):
+    constraint = kind(Ramp(epochs=4, start=2, end=1))
+    for epoch, bound in ((0.0, 2.0), (2.0, 1.5), (9.0, 1.0), (None, 1.0)):
+        layer, reference = randomised(nn.Linear(20, 9)), randomised(nn.Linear(20, 9))
+        projected = constraint.project_(layer) if epoch is None else constraint.project_(layer, epoch=epoch)
+        kind(bound).project_(reference)
+        assert torch.equal(layer.weight, reference.weight)
+        assert projected.bound == bound
+
+
+def test_half_precision_weights_meet_the_limit_up_to_their_rounding():
+    net = randomised(nn.Sequential(nn.Linear(200, 9))).to(torch.bfloat16)
+    for constraint in (MaxNorm(1.0), WeightClip(0.125)):
+        projected = constraint.project_(net)
+        assert 0 < projected.moved <= 1
+        assert net[0].weight.dtype == torch.bfloat16
+    assert net[0].weight.float().norm(dim=1).max() < 1.01
+    assert net[0].weight.abs().max() <= 0.125
+
+
+def test_a_network_without_weights_is_left_alone():
+    net = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3))
+    assert MaxNorm(1).project_(net) is None
+    assert values(net).tolist() == [1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("constraint", [MaxNorm(0.5), WeightClip(0.1), NonNegative()])
+def test_copies_that_follow_the_versions_of_weights_notice_the_projection(constraint):
+    layer = randomised(nn.Linear(5, 5))
+    version = layer.weight._version
+    constraint.project_(layer)
+    assert layer.weight._version > version

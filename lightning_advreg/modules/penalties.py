@@ -1,0 +1,81 @@
+"""What classifiers and GANs do with penalties: bind them to a network, add them to a loss, log them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_advreg.modules.base import by_name
+from lightning_advreg.penalties import Penalty, TrainingPass, WeightPenalty
+from lightning_advreg.penalties.in_training import AnyPenalty, bind, counted_twice, evaluate
+
+
+def weight_penalties_of(
+    network: nn.Module, penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]]
+) -> dict[str, AnyPenalty]:
+    """Bind penalties to a network of a GAN, where those on weights alone make sense.
+
+    Args:
+        network: The network.
+        penalties: The penalties.
+
+    Raises:
+        TypeError: If one needs labels, or the logits of classes.
+    """
+    for penalty in penalties:
+        if isinstance(penalty, Penalty) and not isinstance(penalty, WeightPenalty):
+            raise TypeError(
+                f"{type(penalty).__name__} is for classifiers: it needs the labels or the logits of classes, or the "
+                "one pass of a batch, and a GAN has no labels and several passes; give a GAN penalties on weights, "
+                "such as L2, or a function from the network to a scalar."
+            )
+    return bind(by_name(penalties), network)
+
+
+def states(penalties: Mapping[str, AnyPenalty]) -> nn.ModuleDict:
+    """Give the penalties that have a state, for a LightningModule to move and to save them.
+
+    Example:
+        >>> from lightning_advreg.penalties import L2, L2SP
+        >>> list(states({"l2": L2(0.1), "l2sp": L2SP(0.1)}))
+        ['l2sp']
+    """
+    return nn.ModuleDict({name: penalty for name, penalty in penalties.items() if isinstance(penalty, nn.Module)})
+
+
+def add_penalties(
+    module: LightningModule,
+    prefix: str,
+    penalties: Mapping[str, AnyPenalty],
+    training_pass: TrainingPass,
+    epoch: float,
+    loss: Tensor,
+) -> Tensor:
+    """Add penalties to a loss, and log ``<prefix>/<name>``, as added, and ``<prefix>/<name>_raw``, without coefficient.
+
+    Args:
+        module: The module that logs.
+        prefix: What the names in the log begin with.
+        penalties: The penalties by name.
+        training_pass: The pass through the network that the loss is computed from.
+        epoch: The number of epochs done, with its fraction.
+        loss: The loss without penalties.
+
+    Returns:
+        The loss with them.
+    """
+    for name, (value, raw) in evaluate(penalties, training_pass, epoch):
+        module.log(f"{prefix}/{name}", value.detach())
+        if raw is not None:
+            module.log(f"{prefix}/{name}_raw", raw.detach())
+        loss = loss + value
+    return loss
+
+
+def warn_of_double_decay(penalties: Mapping[str, AnyPenalty], network: nn.Module, optimizer: Optimizer) -> None:
+    """Say so where a penalty and the optimizer's weight decay both count the squares of the same weights."""
+    twice = counted_twice(penalties, network, optimizer)
+    if twice is not None:
+        rank_zero_warn(twice)

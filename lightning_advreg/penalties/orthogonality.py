@@ -1,0 +1,73 @@
+"""A soft limit that keeps the units of a layer apart."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_advreg.parameters import Pattern, as_matrix, as_patterns, weights
+from lightning_advreg.penalties.base import Coefficient, WeightPenalty, as_coefficient
+from lightning_advreg.penalties.closed_form import closed_form, nothing
+
+
+@dataclass(frozen=True)
+class Orthogonality(WeightPenalty):
+    """The distance of weights from orthonormal rows, ``weight * sum_W ||W W' - I||_F^2`` (Brock et al. 2017, eq. 3).
+
+    W is a weight as a matrix ``(out, rest)``, for a convolution the kernel laid out flat; one with more rows than
+    columns, which cannot have orthonormal rows, is transposed. Without the diagonal, rows need be orthogonal only, of
+    any length: ``||W W' * (1 - I)||_F^2`` (Brock et al. 2019, eq. 3).
+
+    Args:
+        weight: The coefficient, at least 0; a number or a schedule.
+        diagonal: Pull the length of rows to 1 as well.
+        pattern: The names of the weights that count, such as ``"features.*"``, or several; None for all.
+
+    Raises:
+        ValueError: If ``weight`` is negative.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        >>> [round(Orthogonality(1.0, diagonal=diagonal)(layer).item(), 4) for diagonal in (True, False)]
+        [3.0, 2.0]
+    """
+
+    weight: Coefficient
+    _: KW_ONLY
+    diagonal: bool = True
+    pattern: Pattern = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", as_coefficient(self.weight, "weight"))
+        object.__setattr__(self, "pattern", as_patterns(self.pattern))
+
+    def bound(self, network: nn.Module) -> Self:
+        """Give the penalty as it is, after a look whether the network has what ``pattern`` names."""
+        if self.pattern is not None:
+            list(weights(network, pattern=self.pattern))
+        return self
+
+    def terms(self, module: nn.Module) -> tuple[Tensor, ...]:
+        """Give the sum of squared distances."""
+        matrices = [as_matrix(module, name, weight) for name, weight in weights(module, pattern=self.pattern)]
+        return (_distance(matrices, self.diagonal) if matrices else nothing(module),)
+
+
+def _distance(matrices: Sequence[Tensor], diagonal: bool) -> Tensor:
+    flat = [m.detach() for m in matrices]
+    wide = [m.T if m.shape[0] > m.shape[1] else m for m in flat]
+    excess = [m @ m.T for m in wide]
+    for gram in excess:
+        gram.diagonal().sub_(1) if diagonal else gram.diagonal().zero_()
+    value = torch.stack(torch._foreach_norm(excess)).square().sum()
+
+    def gradient(grad: Tensor) -> list[Tensor]:
+        # 4 E W: one product, where autograd would take one for each side of W W'
+        steps = [gram @ m for gram, m in zip(excess, wide, strict=True)]
+        torch._foreach_mul_(steps, 4 * grad)
+        return [step.T if m is not w else step for step, m, w in zip(steps, flat, wide, strict=True)]
+
+    return closed_form(value, gradient, matrices)
