@@ -4,6 +4,9 @@ The floor is what the bare network must compute whatever the code around it does
 each attack step a forward pass with the gradient of the input, and for each full pass of the method (two for TRADES and
 for AWP) one forward pass and one backward pass with all gradients.
 
+With ``--compile`` and ``--channels-last`` ours and the floor are compiled, or laid out so; the peer stays what people
+write.
+
 All three take turns within one run, so that a busy machine slows them alike, and each ratio is the median over rounds.
 
     python -m benchmarks.training                     # the default networks on the CPU, or on the GPU if there is one
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 from lightning_advreg import AdversarialClassifier
 from lightning_advreg.attacks import FGSM, PGD, Attack
+from lightning_advreg.modules import Engine
 from lightning_advreg.networks import MNISTConvNet, ResNet18
 from lightning_advreg.objectives import PGDAT, TRADES, Objective
 from lightning_advreg.perturbations import AWP, WeightPerturbation
@@ -72,8 +76,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None, help="default: 128, 32 for ResNet-18 on the CPU")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps-per-round", type=int, default=None)
+    parser.add_argument("--compile", action="store_true", help="compile ours and the floor")
+    parser.add_argument("--channels-last", action="store_true", help="lay ours and the floor out so")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {_device_name(options.device)}, float32, eager, {STEPS} steps of PGD, SGD\n")
+    how = ("compiled" if options.compile else "eager") + (", channels_last" if options.channels_last else "")
+    print(f"torch {torch.__version__}, {_device_name(options.device)}, float32, {how}, {STEPS} steps of PGD, SGD\n")
     columns = ["method", "network", "batch", "ours img/s", "torchattacks img/s", "floor img/s"]
     columns += ["ours / torchattacks", "ours / floor"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
@@ -90,11 +97,16 @@ def _row(name: str, network: str, options: argparse.Namespace) -> str:
     shape = (1, 28, 28) if network == "mnist" else (3, 32, 32)
     x, y = torch.rand(batch, *shape, device=options.device), torch.randint(10, (batch,), device=options.device)
     build = MNISTConvNet if network == "mnist" else ResNet18
+    engine = Engine(compile=options.compile, channels_last=options.channels_last)
+    networks = [build().to(options.device) for _ in range(3)]
     contestants = {
-        kind: make(build().to(options.device), METHODS[name])
-        for kind, make in {"ours": ours, "torchattacks": with_torchattacks, "floor": floor}.items()
+        "ours": ours(networks[0], METHODS[name], engine),
+        "torchattacks": with_torchattacks(networks[1], METHODS[name]),
+        "floor": floor(networks[2], METHODS[name], engine),
     }
     for step in contestants.values():
+        # the second one as well, for what is made in the first
+        step(x, y)
         step(x, y)
     seconds: dict[str, list[float]] = {kind: [] for kind in contestants}
     for round_index in range(options.rounds):
@@ -110,25 +122,27 @@ def _row(name: str, network: str, options: argparse.Namespace) -> str:
     return f"| {name} | {network} | {batch} | {figures} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
 
 
-def ours(network: nn.Module, method: Method) -> Step:
+def ours(network: nn.Module, method: Method, engine: Engine) -> Step:
     """The training step of AdversarialClassifier, logging aside."""
     network.train()
     perturbation = method.weight_perturbation
     model = AdversarialClassifier(
-        network, attack=method.attack, objective=method.objective, weight_perturbation=perturbation
+        network, attack=method.attack, objective=method.objective, weight_perturbation=perturbation, engine=engine
     )
+    model.setup("fit")
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
 
     def step(x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
-        objective = model.prepare(x, y, batch_idx=1)
-        if perturbation is None:
-            objective().loss.backward()
-        else:
-            climb = perturbation.climb_(network, lambda: objective().loss)
-            with climb.at_the_top():
+        with model.accelerated(x) as images:
+            objective = model.prepare(images, y, batch_idx=1)
+            if perturbation is None:
                 objective().loss.backward()
-            climb.back_()
+            else:
+                climb = perturbation.climb_(network, lambda: objective().loss)
+                with climb.at_the_top():
+                    objective().loss.backward()
+                climb.back_()
         optimizer.step()
 
     return step
@@ -170,24 +184,29 @@ def with_torchattacks(network: nn.Module, method: Method) -> Step:
     return step
 
 
-def floor(network: nn.Module, method: Method) -> Step:
+def floor(network: nn.Module, method: Method, engine: Engine) -> Step:
     """The passes alone: the network in evaluation mode and frozen for input gradients, then the full passes."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     parameters = list(network.parameters())
+    run = torch.compile(network, dynamic=False) if engine.compile else network
+    if engine.channels_last:
+        network.to(memory_format=torch.channels_last)
 
     def step(x: Tensor, y: Tensor) -> None:
+        if engine.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         network.eval()
         for parameter in parameters:
             parameter.requires_grad_(False)
         for _ in range(method.steps):
             leaf = x.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(network(leaf), y), leaf)
+            torch.autograd.grad(F.cross_entropy(run(leaf), y), leaf)
         network.train()
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad()
         for _ in range(method.full_passes):
-            F.cross_entropy(network(x), y).backward()
+            F.cross_entropy(run(x), y).backward()
         optimizer.step()
 
     return step

@@ -8,7 +8,14 @@ Number: TypeAlias = float | str
 """A finite number, or its text: a decimal (``"0.03"``) or a fraction (``"8/255"``)."""
 
 
-def to_float(value: Number, name: str, *, minimum: float | None = None, maximum: float | None = None) -> float:
+def to_float(
+    value: Number,
+    name: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> float:
     """Read a number as people write it in YAML, on the command line or in Python.
 
     Args:
@@ -16,12 +23,14 @@ def to_float(value: Number, name: str, *, minimum: float | None = None, maximum:
         name: The argument's name, for the error message.
         minimum: The smallest value allowed.
         maximum: The largest value allowed.
+        below: A value that the number must be less than.
 
     Returns:
         The number as a float.
 
     Raises:
-        ValueError: If ``value`` cannot be read as a finite number, or lies outside ``[minimum, maximum]``.
+        ValueError: If ``value`` cannot be read as a finite number, lies outside ``[minimum, maximum]``, or is not less
+            than ``below``.
 
     Example:
         >>> to_float("8/255", "eps") == 8 / 255
@@ -38,6 +47,8 @@ def to_float(value: Number, name: str, *, minimum: float | None = None, maximum:
         raise ValueError(f"{name} must be at least {minimum:g}, got {value!r}.")
     if maximum is not None and number > maximum:
         raise ValueError(f"{name} must be at most {maximum:g}, got {value!r}.")
+    if below is not None and number >= below:
+        raise ValueError(f"{name} must be less than {below:g}, got {value!r}.")
     return number
 
 

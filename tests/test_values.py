@@ -59,3 +59,13 @@ def test_bounds_are_inclusive():
         to_float("-1/255", "eps", minimum=0)
     with pytest.raises(ValueError, match=r"^eps must be at most 1, got 1.01\.$"):
         to_float(1.01, "eps", maximum=1)
+
+
+def test_below_is_exclusive():
+    assert to_float("254/255", "share", below=1) == 254 / 255
+    assert to_float(-3, "share", below=0) == -3
+    for value in (1, "1.5", "3/2"):
+        with pytest.raises(ValueError, match=rf"^share must be less than 1, got {value!r}\.$"):
+            to_float(value, "share", minimum=0, below=1)
+    with pytest.raises(ValueError, match=r"^share must be less than 0, got 0\.$"):
+        to_float(0, "share", below=0)

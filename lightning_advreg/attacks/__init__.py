@@ -19,6 +19,7 @@ from lightning_advreg.attacks.noise import Noise
 from lightning_advreg.attacks.pgd import PGD
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.ranks import Alone, ProcessGroup
+from lightning_advreg.attacks.schedule import AttackSchedule
 from lightning_advreg.attacks.square import Square
 from lightning_advreg.attacks.suite import Outcome, attack_in_stages, count_classes, evaluate
 from lightning_advreg.attacks.threat import Norm, ball
@@ -34,6 +35,7 @@ __all__ = [
     "Acceleration",
     "Alone",
     "Attack",
+    "AttackSchedule",
     "AutoAttack",
     "BoundedAttack",
     "Corruption",

@@ -3,6 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,8 +49,19 @@ class Attack(ABC):
             TypeError: If this attack has no budget to scale.
         """
         raise TypeError(
-            f"{type(self).__name__} has no `scaled` method, which eps_warmup_epochs needs; set eps_warmup_epochs to 0 "
-            "or give the attack a method `scaled(factor)`."
+            f"{type(self).__name__} has no `scaled` method, which a schedule of its eps needs; leave out "
+            "eps_warmup_epochs and attack_schedule, or give the attack a method `scaled(factor)`."
+        )
+
+    def with_steps(self, steps: int) -> Self:
+        """Give the same attack with another number of steps of the same size, for schedules.
+
+        Raises:
+            TypeError: If this attack has no number of steps.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no number of steps to schedule; use PGD, leave `steps` out of the "
+            "attack_schedule, or give the attack a method `with_steps(steps)`."
         )
 
 
@@ -106,6 +118,16 @@ class SearchAttack(Attack):
             x, y = x.detach().clone(), y.to(torch.int64, copy=True)
             return round_towards(self._search(self._objective(model, x, y), working_precision(x), eps), x)
 
+    def with_steps(self, steps: int) -> Self:
+        """Give the same attack with another number of steps, at least 1, of the same size.
+
+        Raises:
+            TypeError: If this attack has no number of steps.
+        """
+        if not has_field(self, "steps"):
+            return super().with_steps(steps)
+        return dataclasses.replace(self, steps=steps)  # type: ignore[call-arg]
+
     def _objective(self, model: Model, x: Tensor, y: Tensor) -> InnerObjective:
         return InnerObjective(model, x, y, targeted=self.targeted, check=self.check)
 
@@ -137,9 +159,14 @@ class BoundedAttack(SearchAttack):
             generators untouched. With None, draw from the default generators.
         check: Check pixel range and labels at each call, at the price of one device synchronisation a call.
 
+    Attributes:
+        keeps_budget: Whether every result lies in the ball. An attack for training may leave it, as ``NFGSM`` does.
+
     Raises:
         ValueError: If an argument is out of its range.
     """
+
+    keeps_budget: ClassVar[bool] = True
 
     eps: Number = 8 / 255
     loss: LossName = "ce"
@@ -176,6 +203,9 @@ class BoundedAttack(SearchAttack):
         return InnerObjective(model, x, y, loss=self.loss, targeted=self.targeted, check=self.check)
 
     def _search(self, objective: InnerObjective, x: Tensor, eps: Tensor | None) -> Tensor:
+        if eps is None and self.radius == 0 and self.keeps_budget and not self.check:
+            # nothing to search: a schedule of training begins here, or stays here for epochs
+            return x.clamp(0, 1)
         factor = None if eps is None else per_image(eps, x) / max(self.radius, 1e-12)
         return self.perturb(objective, ball(self.norm, x, self.radius if eps is None else eps), factor)
 
@@ -244,20 +274,6 @@ class MinimalAttack(SearchAttack):
         return torch.where(spread(accepted, x), near.project(x_adv), x)
 
 
-def scaled(attack: Attack, factor: float) -> Attack:
-    """Give an attack with its budget multiplied by ``factor``; one of the user's own may be any callable.
-
-    Raises:
-        TypeError: If the attack has no budget to scale.
-    """
-    # the base class says what it lacks
-    return attack.scaled(factor) if hasattr(attack, "scaled") else Attack.scaled(attack, factor)
-
-
-def maximising(attack: Attack, loss: LossName) -> Attack:
-    """Give an attack on another loss; one of the user's own may be any callable.
-
-    Raises:
-        TypeError: If the attack has no loss to choose.
-    """
-    return attack.maximising(loss) if hasattr(attack, "maximising") else Attack.maximising(attack, loss)
+def has_field(attack: object, name: str) -> bool:
+    """Tell whether an attack has a setting of this name, which ``dataclasses.replace`` can change."""
+    return dataclasses.is_dataclass(attack) and any(field.name == name for field in dataclasses.fields(attack))

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_advreg.attacks.base import Attack, SearchAttack, maximising, scaled
+from lightning_advreg.attacks.base import Attack
 from lightning_advreg.attacks.losses import LossName
 from lightning_advreg.attacks.model_state import Model, borrowed
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.threat import spread
+from lightning_advreg.attacks.variants import maximising, scaled, unchecked, with_steps
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class WorstOf(Attack):
                     f"attacks must be untargeted, got {attack!r}: a target reached has a low cross-entropy, and would "
                     "never be the worst case; set targeted=False."
                 )
-        object.__setattr__(self, "attacks", tuple(map(self._checked, self.attacks)))
+        object.__setattr__(self, "attacks", tuple(a if self.check else unchecked(a) for a in self.attacks))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Run every attack, and keep the worst result for each image."""
@@ -81,13 +82,16 @@ class WorstOf(Attack):
         """Give the same attacks with budgets and step sizes multiplied by ``factor`` >= 0."""
         return self._with(scaled(attack, factor) for attack in self.attacks)
 
+    def with_steps(self, steps: int) -> Self:
+        """Give the same attacks with another number of steps, each of the same size.
+
+        Raises:
+            TypeError: If one of them has no number of steps.
+        """
+        return self._with(with_steps(attack, steps) for attack in self.attacks)
+
     def _with(self, attacks: Iterable[Attack]) -> Self:
         return dataclasses.replace(self, attacks=tuple(attacks))
-
-    def _checked(self, attack: Attack) -> Attack:
-        if self.check or not isinstance(attack, SearchAttack | WorstOf):
-            return attack
-        return dataclasses.replace(attack, check=False)
 
 
 def _cross_entropy(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Adversarial training of any LightningModule."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -13,9 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lightning_advreg.attacks import Attack, BoundedAttack, Model, ModelMode, borrowed
-from lightning_advreg.attacks.base import scaled
+from lightning_advreg.attacks import Attack, AttackSchedule, Model, ModelMode, borrowed
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.attacks.schedule import given_schedule
+from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.callbacks.batches import check_labels, put_together, taken_apart
 from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_types
 from lightning_advreg.modules import AdversarialClassifier
@@ -40,25 +40,27 @@ class AdversarialTraining(Callback):
     normalised with: the attack and its budget are then in pixels, and ``training_step`` gets normalised images again.
 
     Batches are ``(x, y)``, ``[x, y]``, or dicts with the two ``keys``: images ``(N, C, H, W)`` and class indices
-    ``(N,)``. The first batch is checked: pixels, labels, and one logit per class. Logged during a warm-up is
-    ``train/eps_factor``.
+    ``(N,)``. The first batch is checked: pixels, labels, and one logit per class. Where they are scheduled,
+    ``train/eps_factor`` and ``train/attack_steps`` are logged in every batch.
 
     Args:
         attack: The inner maximisation; any callable ``attack(model, x, y) -> x_adv`` will do. Parameters are frozen
             meanwhile, and layers in the mode that ``attack.model_mode`` says (``eval`` where it says none).
         model: What is attacked, from images to logits ``(N, K)``: the name of a part of the module, such as ``"net"``
             or ``"backbone.head"``, or a callable. By default the module itself, through its ``forward``.
-        eps_warmup_epochs: Let the attack's budget and steps grow linearly from 0 over so many epochs; in whole epochs
-            where the loader has no length.
+        eps_warmup_epochs: Let the attack's budget and steps grow linearly from 0 over so many epochs; short for
+            ``attack_schedule=AttackSchedule(eps_factor=Ramp(epochs=...))``.
+        attack_schedule: How the attack's budget and number of steps change during training. Its epochs have fractions,
+            but where the loader has no length.
         mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1].
         std: What each channel was divided by then, positive.
         keys: The keys of images and labels, in batches that are dicts.
 
     Raises:
-        TypeError: If the attack cannot be called, or has no budget to warm up; in ``fit``, if a batch is of another
+        TypeError: If the attack cannot be called, or cannot follow the schedule; in ``fit``, if a batch is of another
             kind, or the model gives no logits.
-        ValueError: If an argument is out of its range; in ``fit``, if pixels or labels are, or the module is attacked
-            already.
+        ValueError: If an argument is out of its range, or the schedule is given in both forms; in ``fit``, if pixels or
+            labels are out of range, or the module is attacked already.
 
     Example:
         >>> from lightning_advreg.attacks import PGD
@@ -73,6 +75,7 @@ class AdversarialTraining(Callback):
         model: str | Callable[[Tensor], Tensor] | None = None,
         eps_warmup_epochs: Number = 0.0,
         *,
+        attack_schedule: AttackSchedule | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         keys: tuple[str, str] = ("image", "label"),
@@ -94,11 +97,8 @@ class AdversarialTraining(Callback):
         self.mean, self.std = mean, std
         self.keys = (keys[0], keys[1])
         # the first batch is checked here, and the others are spared the synchronisation
-        checked = isinstance(attack, BoundedAttack)
-        self._attack: Attack = dataclasses.replace(attack, check=False) if checked else attack  # type: ignore[type-var]
-        if self.eps_warmup_epochs > 0:
-            # at once, rather than in the first step: an attack without a budget refuses
-            scaled(self._attack, 0.5)
+        self._attack = unchecked(attack)
+        self.attack_schedule = given_schedule(attack_schedule, eps_warmup_epochs, attack)
         self._normalize = None if mean is None or std is None else Normalize(mean, std)
         self._victim: _Victim | None = None
         self._checked = False
@@ -208,12 +208,13 @@ class AdversarialTraining(Callback):
         return put_together(batch, self.keys, victim.as_given(x_adv))
 
     def _attack_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Attack:
-        if trainer.current_epoch >= self.eps_warmup_epochs:
+        if self.attack_schedule is None:
             return self._attack
-        done = trainer.current_epoch + self._batch_idx / trainer.num_training_batches
-        factor = min(done / self.eps_warmup_epochs, 1.0)
-        pl_module.log("train/eps_factor", factor)
-        return scaled(self._attack, factor)
+        epoch = trainer.current_epoch + self._batch_idx / trainer.num_training_batches
+        for name, value in self.attack_schedule.values(epoch).items():
+            # a tensor of the CPU: a plain number would be copied to the device, and waited for
+            pl_module.log(f"train/{name}", torch.tensor(value, device="cpu"))
+        return self.attack_schedule.at(self._attack, epoch)
 
     def _check(self, victim: "_Victim", pixels: Tensor, y: Tensor) -> None:
         low, high = (bound.item() for bound in pixels.detach().aminmax())

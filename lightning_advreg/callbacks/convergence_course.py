@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import lightning.pytorch as pl
+
 from lightning_advreg.callbacks import convergence_rules as rules
-from lightning_advreg.callbacks.convergence_measurements import Now, Seen
-from lightning_advreg.callbacks.convergence_rules import Alarm, Look
+from lightning_advreg.callbacks.convergence_look import Look, accuracy
+from lightning_advreg.callbacks.convergence_measurements import Seen
+from lightning_advreg.callbacks.convergence_moment import Now
+from lightning_advreg.callbacks.convergence_rules import Alarm
 
 
 class Course:
@@ -15,12 +19,14 @@ class Course:
     Attributes:
         history: What was seen under attack.
         good: The last look at which the network had not collapsed.
+        best: That at which it was most robust.
         rates: Learning rates of all parameter groups.
     """
 
     def __init__(self) -> None:
         self.history: list[Look] = []
         self.good: Look | None = None
+        self.best: Look | None = None
         self.rates: list[list[float]] = []
 
     def judge(self, now: Now, seen: Seen, *, judge_from: float) -> list[Alarm]:
@@ -56,15 +62,18 @@ class Course:
         alarms = [alarm for alarm in found if alarm is not None]
         if look is not None and not collapsed(alarms):
             self.good = look
+            if self.best is None or _better(look, self.best):
+                self.best = look
         return alarms
 
-    def go_back(self, now: Now) -> None:
-        """Note that the network is that of the last good look again."""
+    def go_back(self, now: Now, *, to_best: bool = False) -> None:
+        """Note that the network is that of the last good look again, or that of the most robust one."""
         if self.history and self.history[-1].step == now.step:
             self.history.pop()
-        if self.good is not None:
-            again = dataclasses.replace(self.good, epoch=now.epoch, step=now.step, trained=now.trained)
-            self.history.append(again)
+        look = self.best if to_best else self.good
+        if look is not None:
+            self.good = dataclasses.replace(look, epoch=now.epoch, step=now.step, trained=now.trained)
+            self.history.append(self.good)
 
     def judge_rates(self, now: Now, rates: Sequence[float], names: Sequence[str]) -> Alarm | None:
         """Add the learning rates of all parameter groups, of these names, and judge them."""
@@ -78,16 +87,35 @@ class Course:
         return {
             "history": [look.state_dict() for look in self.history],
             "good": None if self.good is None else self.good.state_dict(),
+            "best": None if self.best is None else self.best.state_dict(),
             "rates": [list(row) for row in self.rates],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.history = [Look.from_state_dict(look) for look in state["history"]]
-        self.good = None if state["good"] is None else Look.from_state_dict(state["good"])
+        self.good, self.best = (
+            None if state[name] is None else Look.from_state_dict(state[name]) for name in ("good", "best")
+        )
         self.rates = [list(row) for row in state["rates"]]
+
+
+def learning_rates(trainer: pl.Trainer) -> tuple[list[float], list[str]]:
+    """Give the learning rate of every parameter group, and what to call the group."""
+    groups = [
+        (float(group["lr"]), f"parameter group {index} of {type(optimizer).__name__}")
+        for optimizer in trainer.optimizers
+        for index, group in enumerate(optimizer.param_groups)
+    ]
+    return [rate for rate, _ in groups], [f"{name} (learning rate {rate:g})" for rate, name in groups]
 
 
 def collapsed(alarms: Sequence[Alarm]) -> bool:
     """Say whether one of the alarms is cause to go back."""
     return any(alarm.name in (rules.CATASTROPHIC, rules.NON_FINITE) for alarm in alarms)
+
+
+def _better(look: Look, best: Look) -> bool:
+    # more images say more; on fewer, those that both saw decide
+    shared = min(len(look.pgd), len(best.pgd))
+    return len(look.pgd) > len(best.pgd) or accuracy(look.pgd[:shared]) > accuracy(best.pgd[:shared])

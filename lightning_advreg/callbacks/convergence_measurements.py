@@ -1,39 +1,24 @@
 """What the convergence monitor measures: fixed images, attacked now and then, at a bounded cost."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_advreg.attacks import FGSM, PGD, Alone, Attack, Norm, logit_variation
 from lightning_advreg.attacks.losses import margin
 from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.callbacks.collected import CollectedImages
-from lightning_advreg.callbacks.convergence_rules import Look
+from lightning_advreg.callbacks.convergence_look import Look
+from lightning_advreg.callbacks.convergence_moment import Now
 from lightning_advreg.callbacks.share import Share
-from lightning_advreg.checks import check_batch, check_types
+from lightning_advreg.checks import check_batch
 from lightning_advreg.evaluation import flags
 from lightning_advreg.evaluation.flags import Flag
 
 # of probabilities in half precision
 _ROUNDING = 1e-2
-
-
-class Now(NamedTuple):
-    """A moment of training.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        step: ``trainer.global_step``.
-        trained: How many epochs of training lie behind, with the fraction.
-    """
-
-    epoch: int
-    step: int
-    trained: float
 
 
 class FixedImages:
@@ -63,9 +48,15 @@ class FixedImages:
             self._collected = CollectedImages(share), share
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Keep what is needed of the next batch."""
+        """Keep what is needed of the next batch.
+
+        Raises:
+            TypeError: If images are not floating point or labels are not integers.
+            ValueError: If pixels or labels are out of range.
+        """
         if self._collected is not None and self.collecting:
-            check_types(x, y)
+            # at once, rather than after an epoch
+            check_batch(x, y)
             self._collected[0].add(x, y)
 
     def complete(self, ranks: Alone) -> bool:
@@ -73,7 +64,6 @@ class FixedImages:
         if self.x is None and self._collected is not None:
             x, y = self._collected[0].gather(ranks)
             if len(x) > 0:
-                check_batch(x, y)
                 self.x, self.y, self._collected = x, y, None
         return self.x is not None
 
@@ -138,13 +128,14 @@ class Sight:
     """Looks at a network with the images of all processes; put it into the state of evaluation first.
 
     Args:
-        module: The network.
+        network: The network, from images in [0, 1] to logits.
+        device: Where it is.
         ranks: The processes that share the work. All must call the same methods, and all get the same results.
         batch_size: How many images to attack at once.
     """
 
-    def __init__(self, module: pl.LightningModule, ranks: Alone, batch_size: int) -> None:
-        self._module, self._ranks, self._batch_size = module, ranks, batch_size
+    def __init__(self, network: nn.Module, device: torch.device, ranks: Alone, batch_size: int) -> None:
+        self._network, self._device, self._ranks, self._batch_size = network, device, ranks, batch_size
 
     def see(
         self,
@@ -170,9 +161,9 @@ class Sight:
         """Tell which of the images are right under an attack, in their order."""
         mine: list[bool] = []
         for images, labels in self._batches(x, y):
-            x_adv = attack(self._module, images, labels)
+            x_adv = attack(self._network, images, labels)
             with torch.no_grad():
-                mine += (self._module(x_adv).argmax(1) == labels).tolist()
+                mine += (self._network(x_adv).argmax(1) == labels).tolist()
         parts = self._ranks.gather(mine)
         return tuple(parts[i % len(parts)][i // len(parts)] for i in range(len(x)))
 
@@ -183,7 +174,7 @@ class Sight:
         variation = 0.0
         for images, labels in self._batches(x, y):
             leaf = images.requires_grad_()
-            logits = InnerObjective(self._module, leaf.detach(), labels).logits(leaf)
+            logits = InnerObjective(self._network, leaf.detach(), labels).logits(leaf)
             loss = F.cross_entropy(logits, labels, reduction="none")
             zero = _without_gradient(loss.sum(), leaf)
             if zero is None:
@@ -197,7 +188,7 @@ class Sight:
                 right += int((logits.argmax(1) == labels).sum())
                 alike += int((((logits.sum(1) - 1).abs() <= _ROUNDING) & (logits >= 0).all(1)).sum())
                 losses, classes = losses + float(loss.sum()), logits.shape[1]
-            variation = max(variation, logit_variation(self._module, leaf.detach()))
+            variation = max(variation, logit_variation(self._network, leaf.detach()))
         parts = self._ranks.gather((losses, right, still, stuck, alike, classes, finite, differentiable, variation))
         count, found = len(x), list(zip(*parts, strict=True))
         differentiable = all(found[7])
@@ -218,10 +209,9 @@ class Sight:
 
     def _batches(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
         mine = slice(self._ranks.rank, None, self._ranks.size)
-        device = self._module.device
         pairs = zip(x[mine].split(self._batch_size), y[mine].split(self._batch_size), strict=True)
         # copies, since what is differentiated must not be the images that are kept
-        return [(a.to(device, copy=True), b.to(device, torch.int64)) for a, b in pairs if len(a) > 0]
+        return [(a.to(self._device, copy=True), b.to(self._device, torch.int64)) for a, b in pairs if len(a) > 0]
 
 
 class LossWatch:

@@ -1,7 +1,6 @@
 """Watch an adversarial training for the ways in which it goes wrong, and repair it."""
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,32 +10,35 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from lightning_advreg.attacks import FGSM, Alone, Norm, ProcessGroup
-from lightning_advreg.callbacks.convergence_actions import Action, Repairs, monitored_budget
+from lightning_advreg.attacks import FGSM, Alone, Norm
+from lightning_advreg.callbacks.convergence_actions import Action, Repairs
 from lightning_advreg.callbacks.convergence_cost import CostLimit, clock
-from lightning_advreg.callbacks.convergence_course import Course, collapsed
-from lightning_advreg.callbacks.convergence_measurements import FixedImages, LossWatch, Now, Sight, loss_of
-from lightning_advreg.callbacks.convergence_rules import Alarm, accuracy, non_finite_loss
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.convergence_course import Course, collapsed, learning_rates
+from lightning_advreg.callbacks.convergence_look import accuracy
+from lightning_advreg.callbacks.convergence_measurements import FixedImages, LossWatch, Seen, Sight, loss_of
+from lightning_advreg.callbacks.convergence_moment import Now, is_fitting, moment, ranks_of
+from lightning_advreg.callbacks.convergence_rules import ROBUST, Alarm, non_finite_loss
+from lightning_advreg.callbacks.convergence_subject import Subject, attack_owner, monitored_budget
+from lightning_advreg.callbacks.isolation import evaluation
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import Share, shares
 from lightning_advreg.values import Number, to_float
 
 _LOOK_AT_LOSSES_EVERY = 50
-_log = logging.getLogger(__name__)
 
 
 class ConvergenceMonitor(Callback):
     """Attack a few images after every validation, and raise an alarm when training goes wrong.
 
     Logged are ``monitor/fgsm_acc`` and ``monitor/pgd_acc``, the accuracy of the first validation images under FGSM and
-    PGD-10, ``monitor/train_pgd_acc``, that of the first training images, and ``monitor/alarms``, how many alarms there
-    were. Without validation, training images take its place, at the end of each training epoch.
+    PGD-10, ``monitor/train_pgd_acc``, that of the first training images, ``monitor/images``, how many of each these
+    were, and ``monitor/alarms``, how many alarms there were. Without validation, training images take its place, at the
+    end of each training epoch.
 
     Alarms:
 
     - ``catastrophic_overfitting``: FGSM leaves over 20 points more than PGD-10, or the accuracy under PGD-10 falls by
-      over 10 points in an epoch; not while ``eps_warmup_epochs`` last.
+      over 10 points in an epoch; not while the training attack grows.
     - ``robust_overfitting``: for 5 epochs, that accuracy is over 2 points below its best, and rises on training images.
     - ``start_plateau``: after an epoch, the loss is ln K within 0.01, and the accuracy about 1/K.
     - ``non_finite_loss``: a loss of training is infinite or not a number.
@@ -46,27 +48,33 @@ class ConvergenceMonitor(Callback):
     Each is said once, in words, and again only after a rollback. On few images, differences must also be 3 standard
     errors long. The rules are for networks in adversarial training: others may lose far more to PGD-10 than to FGSM.
 
-    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y). An alarm's action
-    aside, nothing of the training changes. Over several processes all decide alike. The state, with the monitored
-    images and what ``rollback`` keeps, is in the checkpoint, so that a run resumes exactly.
+    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y); beside the callback
+    ``AdversarialTraining``, the budget, ``model``, ``mean``, ``std`` and ``keys`` are taken from there. But for what
+    an alarm does, nothing of the training changes. How many images are looked at depends on the time that this takes
+    (see ``max_cost``), and with it the figures and, near a threshold, the alarms; 1 makes them repeatable. Over several
+    processes all decide alike. The state, with the monitored images and what ``rollback`` keeps, is in the checkpoint,
+    so that a run resumes exactly.
 
     Args:
-        eps: The budget in pixel units; None for that of the module's training attack.
+        eps: The budget in pixel units; None for that of the training attack, the module's or ``AdversarialTraining``'s.
         action: What to do at an alarm, or several things. ``warn`` says it. ``stop`` ends the training. ``rollback``
-            goes back to weights, BatchNorm statistics and optimizer states of the last good epoch, while learning rates
-            follow their schedule on. ``lower_lr`` multiplies learning rates by 0.1. ``pgd2``, ``nfgsm`` or an attack
-            replaces that of the module. :meth:`~.convergence_actions.Repairs.act` says which answers which alarm.
+            goes back to the last good epoch: weights, BatchNorm statistics, optimizer states, the loss scale of 16-bit
+            training and the average of ``WeightAverage``, while learning rates follow their schedule on. Both together
+            end a training that overfits robustly with its most robust epoch. ``lower_lr`` multiplies learning rates by
+            0.1. ``pgd2``, ``nfgsm`` or an attack replaces that of training. :meth:`~.convergence_actions.Repairs.act`
+            says which answers which alarm.
         max_samples: How many images of either kind to monitor, over all processes.
         every_n_epochs: Measure in every n-th epoch.
-        norm: The norm of the budget; None for that of the module's training attack, or ``linf``.
-        max_cost: The share of the training time that measuring may take. Beyond it, the number of images is halved,
-            down to 64, and then the interval doubled.
+        norm: The norm of the budget; None for that of the training attack, or ``linf``.
+        max_cost: The share of the training time that measuring may take, from the first epoch on; 1 for no limit. The
+            number of images is halved to stay below, but not below 16. Only where an epoch does not pay for so few are
+            looks rarer than asked for, and a collapse may go unseen for longer than an epoch.
         seed: Of the random starts.
 
     Attributes:
         alarms: The alarms that were raised.
         stop_reason: The alarm that stopped the training, in words, or None.
-        cost: The number of images and the interval now, and the seconds spent.
+        cost: The number of images of the last look, and the seconds spent in all.
 
     Raises:
         TypeError: If the module has no ``forward`` or, to replace its attack, no ``use_attack``, or a batch is not a
@@ -108,7 +116,7 @@ class ConvergenceMonitor(Callback):
     def _reset(self) -> None:
         self.alarms: list[Alarm] = []
         self.stop_reason: str | None = None
-        self.cost = CostLimit(samples=self.max_samples, every_n_epochs=self.every_n_epochs, share=self.max_cost)
+        self.cost = CostLimit(samples=self.max_samples, share=self.max_cost)
         self._repairs, self._course = Repairs(self.action), Course()
         self._images = {"val": FixedImages(), "train": FixedImages()}
         self._losses = LossWatch()
@@ -119,15 +127,15 @@ class ConvergenceMonitor(Callback):
         """Check that the module can be attacked and repaired, and that there is a budget."""
         if stage != "fit":
             return
-        check_classifier(pl_module, "ConvergenceMonitor")
+        self._subject = Subject(trainer, pl_module)
         self._reset()
         # now, since an action may replace the attack that it comes from
-        self._budget = monitored_budget(pl_module, self.norm, self.eps)
+        self._budget = monitored_budget(attack_owner(trainer, pl_module), self.norm, self.eps)
         self._repairs.check(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect training images, and remember the first weights."""
-        self._repairs.resume(pl_module)
+        self._repairs.resume(trainer, pl_module)
         if self._repairs.snapshot is None:
             self._repairs.keep(trainer, pl_module, "the first weights")
         self._images["train"].start(Share(self.max_samples, trainer.global_rank, trainer.world_size))
@@ -151,7 +159,7 @@ class ConvergenceMonitor(Callback):
         if (loss := loss_of(outputs)) is not None:
             self._losses.add(loss, batch_idx)
         if self._images["train"].collecting:
-            x, y = images_and_labels(batch, "ConvergenceMonitor")
+            x, y = self._subject.images_and_labels(batch)
             self._images["train"].add(x, y)
             self._batch_size = max(self._batch_size, len(x))
         if self._batches % _LOOK_AT_LOSSES_EVERY == 0:
@@ -159,7 +167,7 @@ class ConvergenceMonitor(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect validation images."""
-        if _fitting(trainer):
+        if is_fitting(trainer):
             self._images["val"].start(shares(trainer, self.max_samples)[0])
 
     def on_validation_batch_end(
@@ -172,12 +180,12 @@ class ConvergenceMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the batch, if images are missing."""
-        if _fitting(trainer) and dataloader_idx == 0 and self._images["val"].collecting:
-            self._images["val"].add(*images_and_labels(batch, "ConvergenceMonitor"))
+        if is_fitting(trainer) and dataloader_idx == 0 and self._images["val"].collecting:
+            self._images["val"].add(*self._subject.images_and_labels(batch))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and judge."""
-        if _fitting(trainer):
+        if is_fitting(trainer):
             self._judge_losses(trainer, pl_module)
             self._measure(trainer, pl_module)
 
@@ -216,54 +224,62 @@ class ConvergenceMonitor(Callback):
         self._batches, self._batch_size = state_dict["batches"]
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not due(trainer, self.cost.every_n_epochs):
+        if not due(trainer, self.every_n_epochs):
             return
-        ranks = _ranks(trainer)
+        ranks, now = ranks_of(trainer), moment(trainer, self._batches)
         # images made in inference mode could not be differentiated
         with torch.inference_mode(False):
             present = {name: images.complete(ranks) for name, images in self._images.items()}
-        if not present["train"]:
+        began = clock(pl_module)
+        trained = ranks.gather(began - self._since)[0]
+        first, count = self.cost.images == 0, self.cost.affordable(trained)
+        if not present["train"] or count == 0:
             return
-        began, now = clock(pl_module), self._now(trainer)
-        train = self._images["train"].first(self.cost.samples)
-        val = self._images["val"].first(self.cost.samples) if present["val"] else train
-        norm, eps = self._budget
-        with evaluation(pl_module, pl_module.device):
-            sight = Sight(pl_module, ranks, self._batch_size)
-            seen = sight.see(now, val, train, norm=norm, eps=eps, seed=self.seed)
+        seen = self._look(pl_module, ranks, now, count)
+        if first and (more := self.cost.affordable(trained)) > count:
+            seen = self._look(pl_module, ranks, now, more)
+        pl_module.log("monitor/images", float(seen.clean.images), sync_dist=True)
         for name in ("fgsm", "pgd", "train_pgd") if seen.look is not None else ():
             pl_module.log(f"monitor/{name}_acc", accuracy(getattr(seen.look, name)), sync_dist=True)
+        began = clock(pl_module)
         # not while eps grows: the network does not know the whole budget yet
-        alarms = self._course.judge(now, seen, judge_from=getattr(pl_module, "eps_warmup_epochs", 0.0))
+        alarms = self._course.judge(now, seen, judge_from=self._subject.judge_from)
         if not collapsed(alarms):
-            self._repairs.keep(trainer, pl_module, f"the weights of epoch {now.epoch}")
-        if any([self._raise(trainer, pl_module, alarm) for alarm in alarms]):
-            self._course.go_back(now)
-        spent, trained = ranks.gather((clock(pl_module) - began, began - self._since))[0]
-        if self.cost.book(spent=spent, trained=trained) and trainer.is_global_zero:
-            _log.debug(
-                f"ConvergenceMonitor took {spent:.2f} s after {trained:.2f} s of training, over {self.max_cost:.0%}; "
-                f"it goes on with {self.cost.samples} images, every {self.cost.every_n_epochs} epochs."
-            )
+            best = seen.look is not None and seen.look is self._course.best
+            self._repairs.keep(trainer, pl_module, f"the weights of epoch {now.epoch}", best=best)
+        for alarm in alarms:
+            if self._raise(trainer, pl_module, alarm):
+                self._course.go_back(now, to_best=alarm.name == ROBUST)
+        self.cost.trained += trained
+        self.cost.spent += ranks.gather(clock(pl_module) - began)[0]
         self._since = clock(pl_module)
 
+    def _look(self, pl_module: pl.LightningModule, ranks: Alone, now: Now, count: int) -> Seen:
+        began, (norm, eps) = clock(pl_module), self._budget
+        train = self._images["train"].first(count)
+        val = self._images["val"].first(count) if self._images["val"].x is not None else train
+        with evaluation(pl_module, pl_module.device):
+            sight = Sight(self._subject.network(), pl_module.device, ranks, self._batch_size)
+            seen = sight.see(now, val, train, norm=norm, eps=eps, seed=self.seed)
+        seconds = ranks.gather(clock(pl_module) - began)[0]
+        if seen.look is None:
+            # broken off, which tells nothing of what a whole look costs
+            self.cost.spent += seconds
+            return seen
+        self.cost.book(seconds=seconds, images=count)
+        return seen
+
     def _judge_losses(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        firsts = _ranks(trainer).gather(self._losses.first())
+        firsts = ranks_of(trainer).gather(self._losses.first())
         bad = [(batch, rank) for rank, batch in enumerate(firsts) if batch is not None]
         if bad:
             batch, rank = min(bad)
-            where, now = rank if len(firsts) > 1 else None, self._now(trainer)
+            where, now = rank if len(firsts) > 1 else None, moment(trainer, self._batches)
             alarm = non_finite_loss(now.epoch, now.step, batch=batch, seen=self._batches, rank=where)
             self._raise(trainer, pl_module, alarm)
 
     def _judge_rates(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        groups = [
-            (float(group["lr"]), f"parameter group {index} of {type(optimizer).__name__}")
-            for optimizer in trainer.optimizers
-            for index, group in enumerate(optimizer.param_groups)
-        ]
-        rates, names = [rate for rate, _ in groups], [f"{name} (learning rate {rate:g})" for rate, name in groups]
-        alarm = self._course.judge_rates(self._now(trainer), rates, names)
+        alarm = self._course.judge_rates(moment(trainer, self._batches), *learning_rates(trainer))
         if alarm is not None:
             self._raise(trainer, pl_module, alarm)
 
@@ -280,17 +296,3 @@ class ConvergenceMonitor(Callback):
             self._said.add(alarm.name)
         rank_zero_warn(alarm.message)
         return answer.went_back
-
-    def _now(self, trainer: pl.Trainer) -> Now:
-        batches = trainer.num_training_batches
-        # a stream without a length counts as a whole epoch
-        share = min(self._batches / batches, 1.0) if 0 < batches < float("inf") else 1.0
-        return Now(trainer.current_epoch, trainer.global_step, trainer.current_epoch + share)
-
-
-def _fitting(trainer: pl.Trainer) -> bool:
-    return trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
-def _ranks(trainer: pl.Trainer) -> Alone:
-    return ProcessGroup() if trainer.world_size > 1 else Alone()

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+
+from lightning_advreg.callbacks.convergence_look import Look, Outcomes, accuracy
 
 CATASTROPHIC = "catastrophic_overfitting"
 ROBUST = "robust_overfitting"
@@ -30,11 +31,6 @@ PLATEAU_WIDTH = 0.01
 STANDARD_ERRORS = 3.0
 """A difference of so many standard errors is beyond the noise of a small sample."""
 
-Outcomes: TypeAlias = Sequence[bool]
-"""For each image whether the network was right, always in the same order."""
-
-_OUTCOMES = ("fgsm", "pgd", "train_pgd")
-
 
 @dataclass(frozen=True)
 class Alarm:
@@ -53,47 +49,6 @@ class Alarm:
     epoch: int
     step: int
     message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What one look at a network in training found.
-
-    Attributes:
-        epoch: The epoch in which it was, from 0.
-        step: ``trainer.global_step`` at that time.
-        trained: How many epochs of training lie before it, with the fraction.
-        fgsm: Which monitored images were right under FGSM.
-        pgd: Which of them were right under PGD-10.
-        train_pgd: Which monitored training images were right under PGD-10.
-    """
-
-    epoch: int
-    step: int
-    trained: float
-    fgsm: Outcomes
-    pgd: Outcomes
-    train_pgd: Outcomes
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give plain values, outcomes as text such as ``0110``."""
-        values = dataclasses.asdict(self)
-        return {**values, **{name: "".join("01"[right] for right in values[name]) for name in _OUTCOMES}}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> "Look":
-        """Rebuild what :meth:`state_dict` gave."""
-        return cls(**{**state, **{name: tuple(bit == "1" for bit in state[name]) for name in _OUTCOMES}})
-
-
-def accuracy(outcomes: Outcomes) -> float:
-    """Give the share of images that were right.
-
-    Example:
-        >>> accuracy([True, False, False, False])
-        0.25
-    """
-    return sum(outcomes) / len(outcomes)
 
 
 def catastrophic_overfitting(history: Sequence[Look], *, judge_from: float = 0.0) -> Alarm | None:
@@ -145,7 +100,8 @@ def robust_overfitting(history: Sequence[Look]) -> Alarm | None:
     The alarm: for 5 epochs the accuracy under PGD-10 has been over 2 points below its best before them, while that on
     training images is higher than at the best. On few images both differences, of the mean over these looks to the
     best, must also be 3 standard errors long. The looks see the same images, so the error is that of the differences
-    image by image.
+    image by image; where later looks were on fewer images, only these count, and where earlier ones were, those looks
+    do not.
 
     Args:
         history: Looks in the order of time.
@@ -155,20 +111,23 @@ def robust_overfitting(history: Sequence[Look]) -> Alarm | None:
     start = sum(look.trained <= now.trained - (DECLINE_EPOCHS - 1) + 1e-6 for look in history) - 1
     if start < 1:
         return None
-    earlier, last = history[:start], history[start:]
-    best = max(earlier, key=lambda look: accuracy(look.pgd))
-    if any(_lead(best.pgd, look.pgd) <= DECLINE for look in last):
+    images = min(len(look.pgd) for look in history[start:])
+    # the same images at all times, which looks on fewer of them cannot tell about
+    seen = [dataclasses.replace(look, pgd=look.pgd[:images]) for look in history if len(look.pgd) >= images]
+    last = seen[start - len(history) :]
+    best = max(seen[: -len(last)], key=lambda look: accuracy(look.pgd), default=None)
+    if best is None or any(_lead(best.pgd, look.pgd) <= DECLINE for look in last):
         return None
     fall, fall_noise = _paired(best.pgd, [look.pgd for look in last])
     rise, rise_noise = _paired(best.train_pgd, [look.train_pgd for look in last])
     if fall <= fall_noise or -rise <= rise_noise:
         return None
-    before, after = accuracy(best.train_pgd), accuracy(now.train_pgd)
+    before, after = accuracy(best.train_pgd[: len(now.train_pgd)]), accuracy(now.train_pgd)
     return Alarm(
         ROBUST,
         now.epoch,
         now.step,
-        f"Epoch {now.epoch}: the accuracy under PGD-10 is {100 * accuracy(now.pgd):.1f} % on {len(now.pgd)} images, "
+        f"Epoch {now.epoch}: the accuracy under PGD-10 is {100 * accuracy(last[-1].pgd):.1f} % on {images} images, "
         f"after {100 * accuracy(best.pgd):.1f} % in epoch {best.epoch}, and has been over {100 * DECLINE:.0f} points "
         f"below that for {DECLINE_EPOCHS} epochs, while it went from {100 * before:.1f} % to {100 * after:.1f} % on "
         f"training images: robust overfitting. Keep the checkpoint of epoch {best.epoch}, and train with AWP, an "
@@ -283,7 +242,11 @@ def _lead(first: Outcomes, second: Outcomes) -> float:
 
 
 def _noise(first: Outcomes, second: Outcomes) -> float:
-    variance = sum(accuracy(outcomes) * (1 - accuracy(outcomes)) / len(outcomes) for outcomes in (first, second))
+    variance = 0.0
+    for outcomes in (first, second):
+        # two more images right and two wrong (Agresti and Coull 1998): 16 of 16 are not certainty
+        rate = (sum(outcomes) + 2) / (len(outcomes) + 4)
+        variance += rate * (1 - rate) / len(outcomes)
     return STANDARD_ERRORS * math.sqrt(variance)
 
 

@@ -86,9 +86,7 @@ class WeightAverage(Callback):
         statistics_attack: Attack | None = None,
     ) -> None:
         super().__init__()
-        self.average = MovingAverage(to_float(decay, "decay", minimum=0))
-        if self.average.decay >= 1:
-            raise ValueError(f"decay must be less than 1, got {decay!r}.")
+        self.average = MovingAverage(to_float(decay, "decay", minimum=0, below=1))
         if isinstance(start_epoch, bool) or not isinstance(start_epoch, int) or start_epoch < 0:
             raise ValueError(f"start_epoch must be an integer of at least 0, got {start_epoch!r}.")
         if statistics_attack is not None and not recompute_statistics:

@@ -1,6 +1,5 @@
 """The adversarially trained classifier."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -9,10 +8,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from lightning_advreg.attacks import PGD, Attack, BoundedAttack, WorstOf, live_copy, standing_in
-from lightning_advreg.attacks.base import scaled
+from lightning_advreg.attacks import PGD, Attack, AttackSchedule, live_copy, standing_in
+from lightning_advreg.attacks.schedule import given_schedule
+from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
+from lightning_advreg.modules.engine import Engine
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
 from lightning_advreg.penalties import WeightPenalty
 from lightning_advreg.perturbations import WeightPerturbation
@@ -24,26 +25,29 @@ class AdversarialClassifier(Classifier):
 
     The attack runs inside every training step. Robust accuracy in validation and test comes from the callback
     ``RobustAccuracy``, whose attacks are usually stronger than the one trained with. Logged besides what every
-    classifier logs: ``train/robust_acc``, the accuracy under the training attack, and during a warm-up
-    ``train/eps_factor``.
+    classifier logs: ``train/robust_acc``, the accuracy under the training attack, and, where these are scheduled,
+    ``train/eps_factor`` and ``train/attack_steps``, in every batch, so that a curve shows where it stays.
 
     Args:
         network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; normalisation belongs inside.
-        attack: The inner maximisation.
-        objective: The outer minimisation.
-        penalties: Soft limits on the weights: terms added to the loss.
+        attack: The inner maximisation; None for ``PGD()``, 10 steps of 2/255 in a Linf ball of 8/255.
+        objective: The outer minimisation; None for ``PGDAT()``, cross-entropy at the attacked images.
+        penalties: Soft limits: terms added to the loss. Those on inputs and outputs act on the attacked images.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         weight_perturbation: Take each gradient at weights moved to where the loss is higher, such as ``AWP()``.
         eps_warmup_epochs: Let the attack's budget and steps grow linearly from 0 over so many epochs. On MNIST at Linf
-            0.3 training may not leave its starting plateau (loss ln 10) without.
-        fast_attacks: On the CPU, attack a copy of the network that shares its weights and is faster: BatchNorm folded,
-            activations in place, convolutions with fewer multiplications. The results are equal up to rounding. It is
-            left out where it does not agree with the network, or the attack wants another mode than ``eval``.
+            0.3 training may not leave its starting plateau (loss ln 10) without. It is short for
+            ``attack_schedule=AttackSchedule(eps_factor=Ramp(epochs=...))``.
+        attack_schedule: How the attack's budget and number of steps change during training. Its epochs have fractions,
+            but where the loader has no length.
+        engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
 
     Raises:
-        ValueError: If ``eps_warmup_epochs`` is negative or the network exceeds a budget.
+        TypeError: If the attack cannot follow the schedule.
+        ValueError: If ``eps_warmup_epochs`` is negative, or given beside ``attack_schedule``, or the network exceeds a
+            budget.
 
     Example:
         >>> from lightning_advreg.networks import MNISTConvNet
@@ -56,34 +60,39 @@ class AdversarialClassifier(Classifier):
     def __init__(
         self,
         network: nn.Module,
-        attack: Attack = PGD(),
-        objective: Objective = PGDAT(),
+        attack: Attack | None = None,
+        objective: Objective | None = None,
         penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
         constraints: Sequence[Constraint] = (),
         weight_perturbation: WeightPerturbation | None = None,
         eps_warmup_epochs: Number = 0.0,
-        fast_attacks: bool = True,
+        attack_schedule: AttackSchedule | None = None,
+        engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, optimizer, lr_scheduler)
-        self.objective = objective
-        self.replays = objective.replays
-        self.fast_attacks = fast_attacks
+        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        # no default objects in the signature: jsonargparse would hand their settings on to whatever class replaces them
+        attack = PGD() if attack is None else attack
+        self.objective = PGDAT() if objective is None else objective
+        self.replays = self.objective.replays
         # in a tuple: no submodule, and nothing for a checkpoint
         self._copy: tuple[nn.Module | None, ...] = ()
         self.eps_warmup_epochs = to_float(eps_warmup_epochs, "eps_warmup_epochs", minimum=0)
+        self.attack_schedule = given_schedule(attack_schedule, eps_warmup_epochs, attack)
         self.use_attack(attack)
-        if self.eps_warmup_epochs > 0:
-            # at once, rather than in the first step: an attack without a budget refuses
-            scaled(self._attack, 0.5)
 
     def use_attack(self, attack: Attack) -> None:
-        """Train with another attack from now on."""
+        """Train with another attack from now on, under the same schedule.
+
+        Raises:
+            TypeError: If the attack cannot follow the schedule.
+        """
+        if self.attack_schedule is not None:
+            self.attack_schedule.check(attack)
         self.attack = attack
         # the module checks the first batch of each epoch itself, and spares the others the synchronisation
-        checked = isinstance(attack, BoundedAttack | WorstOf)
-        self._attack: Attack = dataclasses.replace(attack, check=False) if checked else attack  # type: ignore[type-var]
+        self._attack = unchecked(attack)
 
     def on_fit_start(self) -> None:
         """Refuse to replay batches whose gradients are accumulated."""
@@ -102,7 +111,7 @@ class AdversarialClassifier(Classifier):
             objective = objective.during(self._progress(batch_idx), self._batches_done(batch_idx))
         attack = self._attack_now(batch_idx)
         copy = self._copy_for(x, anew=batch_idx == 0)
-        if self.weight_perturbation is None:
+        if self.weight_perturbation is None and not self._compiles:
             return partial(self._output, objective, x, y, attack, copy)
         with standing_in(self.network, copy):
             crafted = objective.craft(self.network, x, y, attack)
@@ -110,6 +119,7 @@ class AdversarialClassifier(Classifier):
 
     def on_fit_end(self) -> None:
         """Drop what only training needs."""
+        super().on_fit_end()
         self._copy = ()
 
     def _output(
@@ -119,14 +129,22 @@ class AdversarialClassifier(Classifier):
             return objective(self.network, x, y, attack)
 
     def _copy_for(self, x: Tensor, *, anew: bool) -> nn.Module | None:
-        if not self.fast_attacks or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if not self._engine.attack_copy or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
         if anew or not self._copy:
             self._copy = (live_copy(self.network, x),)
         return self._copy[0]
 
+    @property
+    def _compiles(self) -> bool:
+        return super()._compiles and not self.objective.double_backward
+
     def _batches_done(self, batch_idx: int) -> int:
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        length = self.trainer.num_training_batches
+        if length == float("inf"):
+            # a loader without a length: Lightning has counted
+            return self.trainer.fit_loop.total_batch_idx
+        return self.current_epoch * int(length) + batch_idx
 
     def _progress(self, batch_idx: int) -> float:
         if self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
@@ -134,8 +152,10 @@ class AdversarialClassifier(Classifier):
         return min(self.global_step / self.trainer.max_steps, 1.0) if self.trainer.max_steps > 0 else 0.0
 
     def _attack_now(self, batch_idx: int) -> Attack:
-        if self.current_epoch >= self.eps_warmup_epochs:
+        if self.attack_schedule is None:
             return self._attack
-        factor = min(self.epochs_done(batch_idx) / self.eps_warmup_epochs, 1.0)
-        self.log("train/eps_factor", factor)
-        return scaled(self._attack, factor)
+        epoch = self.epochs_done(batch_idx)
+        for name, value in self.attack_schedule.values(epoch).items():
+            # a tensor of the CPU: a plain number would be copied to the device, and waited for
+            self.log(f"train/{name}", torch.tensor(value, device="cpu"))
+        return self.attack_schedule.at(self._attack, epoch)

@@ -1,8 +1,8 @@
 """What the two classifiers share: metrics, penalties, constraints, optimizers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
 
 import torch
@@ -19,6 +19,8 @@ from lightning_advreg.checks import check_batch, check_logits
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.modules.base import CheckpointedModule, by_name
+from lightning_advreg.modules.compilation import Programs
+from lightning_advreg.modules.engine import NO_ENGINE, Engine, channels_last, keeps_channels_last_, lay_out_
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
 from lightning_advreg.penalties import L2, ElasticNet, WeightPenalty
@@ -47,6 +49,7 @@ class Classifier(CheckpointedModule, ABC):
         penalties: Soft limits: terms added to the loss.
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         weight_perturbation: Take each gradient at weights moved to where the loss is higher (SAM, AWP), or None.
+        engine: What makes training fast, or None for none of it.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
     """
@@ -60,6 +63,7 @@ class Classifier(CheckpointedModule, ABC):
         penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]] = (),
         constraints: Sequence[Constraint] = (),
         weight_perturbation: WeightPerturbation | None = None,
+        engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -69,6 +73,10 @@ class Classifier(CheckpointedModule, ABC):
         self.constraints = tuple(constraints)
         self.weight_perturbation = weight_perturbation
         self._climb: Climb | None = None
+        self.engine = engine
+        self._engine = NO_ENGINE if engine is None else engine
+        self._programs = Programs(cuda_graphs=self._engine.cuda_graphs)
+        self._channels_last = False
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
@@ -89,10 +97,11 @@ class Classifier(CheckpointedModule, ABC):
         x, y = batch
         if batch_idx == 0:
             self.check_batch(x, y)
-        objective = self.prepare(x, y, batch_idx)
-        self._climb = self._climbed(objective, batch_idx)
-        with nullcontext() if self._climb is None else self._climb.at_the_top():
-            output = objective()
+        with self.accelerated(x) as images:
+            objective = self.prepare(images, y, batch_idx)
+            self._climb = self._climbed(objective, batch_idx)
+            with nullcontext() if self._climb is None else self._climb.at_the_top():
+                output = objective()
         loss = output.loss
         for name, penalty in self.penalties.items():
             value = penalty(self.network)
@@ -102,6 +111,24 @@ class Classifier(CheckpointedModule, ABC):
         self._log_accuracy("train/acc", self.train_acc, output.logits, y)
         self._log_accuracy("train/robust_acc", self.train_robust_acc, output.logits_adv, y)
         return loss
+
+    @contextmanager
+    def accelerated(self, x: Tensor) -> Iterator[Tensor]:
+        """Run passes over a training batch as the engine says.
+
+        Args:
+            x: The images ``(N, C, H, W)``.
+
+        Yields:
+            The images, as the network wants them in memory.
+        """
+        images = channels_last(x) if self._channels_last else x
+        with self._programs.at_work(self.network, images) if self._compiles else nullcontext():
+            yield images
+
+    @property
+    def _compiles(self) -> bool:
+        return self._engine.compile
 
     def on_after_backward(self) -> None:
         """Go back to the weights that the optimizer is to move."""
@@ -132,6 +159,16 @@ class Classifier(CheckpointedModule, ABC):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler(optimizer))}
 
+    def setup(self, stage: str) -> None:
+        """Lay the weights out in memory, before a distributed wrapper looks at them."""
+        if stage == "fit" and self._engine.channels_last:
+            lay_out_(self.network, torch.channels_last)
+            self._channels_last = True
+
+    def on_fit_end(self) -> None:
+        """Drop what only training needs."""
+        self._programs.drop()
+
     def on_fit_start(self) -> None:
         """Make the first weights meet the hard limits."""
         super().on_fit_start()
@@ -153,6 +190,8 @@ class Classifier(CheckpointedModule, ABC):
         """Take a step, or as many as the objective replays each batch, and enforce the hard limits after each."""
         for _ in range(self.replays):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            # fused optimizers do not tell, and copies of the network follow the weights by their versions
+            torch.autograd.graph.increment_version(self.network.parameters())
             self._project()
 
     def check_batch(self, x: Tensor, y: Tensor) -> None:
@@ -164,6 +203,8 @@ class Classifier(CheckpointedModule, ABC):
         """
         check_batch(x, y)
         with borrowed(self.network), torch.no_grad():
+            if self._channels_last:
+                self._channels_last = keeps_channels_last_(self.network, x[:1])
             logits = self.network(x[:1])
         num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if isinstance(num_classes, int):

@@ -41,7 +41,7 @@ class GAN(CheckpointedModule):
     Args:
         generator: From noise ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [0, 1].
         discriminator: From images in [0, 1] to logits ``(N,)``, one per image, without a sigmoid.
-        loss: The pair of losses.
+        loss: The pair of losses; None for ``NonSaturating()``.
         generator_penalties: Soft limits on the generator's weights.
         discriminator_penalties: Soft limits on the discriminator's weights.
         generator_constraints: Hard limits on the generator: checked now, enforced after each of its steps.
@@ -76,7 +76,7 @@ class GAN(CheckpointedModule):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        loss: GANLoss = NonSaturating(),
+        loss: GANLoss | None = None,
         generator_penalties: Penalties = (),
         discriminator_penalties: Penalties = (),
         generator_constraints: Sequence[Constraint] = (),
@@ -94,7 +94,9 @@ class GAN(CheckpointedModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator, self.discriminator, self.loss = generator, discriminator, loss
+        self.generator, self.discriminator = generator, discriminator
+        # no default object in the signature: jsonargparse would hand its settings on to whatever class replaces it
+        self.loss = NonSaturating() if loss is None else loss
         self.penalties = {"g": by_name(generator_penalties), "d": by_name(discriminator_penalties)}
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         self.optimizers_of = {"d": discriminator_optimizer, "g": generator_optimizer}
@@ -102,9 +104,7 @@ class GAN(CheckpointedModule):
         self.n_critic = _at_least(n_critic, 1, "n_critic")
         self.instance_noise = to_float(instance_noise, "instance_noise", minimum=0)
         self.instance_noise_images = _at_least(instance_noise_images, 1, "instance_noise_images")
-        self.ema_decay = to_float(ema_decay, "ema_decay", minimum=0)
-        if self.ema_decay >= 1:
-            raise ValueError(f"ema_decay must be less than 1, got {ema_decay}.")
+        self.ema_decay = to_float(ema_decay, "ema_decay", minimum=0, below=1)
         self.latent_dim = _latent_dim(generator, latent_dim)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             for constraint in self.constraints[name[0]]:

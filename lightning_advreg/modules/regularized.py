@@ -9,6 +9,7 @@ from torch.optim import Adam
 
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
+from lightning_advreg.modules.engine import Engine
 from lightning_advreg.objectives import ObjectiveOutput
 from lightning_advreg.penalties import WeightPenalty
 from lightning_advreg.perturbations import WeightPerturbation
@@ -27,6 +28,7 @@ class RegularizedClassifier(Classifier):
         constraints: Hard limits: checked before training, and enforced after each optimizer step.
         label_smoothing: The share of each label spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
         weight_perturbation: Take each gradient at weights moved to where the loss is higher, such as ``SAM()``.
+        engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
 
@@ -48,13 +50,12 @@ class RegularizedClassifier(Classifier):
         constraints: Sequence[Constraint] = (),
         label_smoothing: Number = 0.0,
         weight_perturbation: WeightPerturbation | None = None,
+        engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, optimizer, lr_scheduler)
-        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {label_smoothing!r}.")
+        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
 
     def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
         """Give the cross-entropy of a training batch, as a function of the weights of the moment."""

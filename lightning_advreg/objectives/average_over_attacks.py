@@ -22,7 +22,7 @@ class AverageOverAttacks(Objective, Recorded, nn.Module):
     through the network once for each attack.
 
     Args:
-        objective: What is averaged.
+        objective: What is averaged; None for ``PGDAT()``.
 
     Example:
         >>> from lightning_advreg.attacks import FGSM
@@ -34,10 +34,12 @@ class AverageOverAttacks(Objective, Recorded, nn.Module):
         0.8336
     """
 
-    def __init__(self, objective: Objective = PGDAT()) -> None:  # noqa: B008 frozen, so safe to share
+    def __init__(self, objective: Objective | None = None) -> None:
         super().__init__()
-        self.objective = objective
-        self.replays = objective.replays
+        # no default object in the signature: jsonargparse would hand its settings on to whatever class replaces it
+        self.objective = PGDAT() if objective is None else objective
+        self.replays = self.objective.replays
+        self.double_backward = self.objective.double_backward
 
     def craft(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> Crafted:
         """Craft for every attack.

@@ -35,9 +35,11 @@ class Objective(ABC):
 
     Attributes:
         replays: How often training goes over each batch, with an optimizer step each time.
+        double_backward: Whether a pass is differentiated more than once, which compiled networks do not allow.
     """
 
     replays: int = 1
+    double_backward: bool = False
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> ObjectiveOutput:
         """Give the loss of a batch under attack.

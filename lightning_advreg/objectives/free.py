@@ -57,9 +57,7 @@ class FreeAT(Recorded, Objective, nn.Module):
         if isinstance(replays, bool) or not isinstance(replays, int) or replays < 1:
             raise ValueError(f"replays must be an integer of at least 1, got {replays!r}.")
         self.replays = replays
-        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {label_smoothing!r}.")
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
         self.delta = torch.empty(0)
         self._leaf: Tensor | None = None
         self._eps = 0.0

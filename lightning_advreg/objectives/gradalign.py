@@ -59,6 +59,9 @@ class GradAlign(Objective):
         True
     """
 
+    # no annotation, which would make it an argument
+    double_backward = True
+
     weight: Number = 0.2
     label_smoothing: Number = 0.0
     detach_clean: bool = False
@@ -67,9 +70,7 @@ class GradAlign(Objective):
         object.__setattr__(self, "weight", to_float(self.weight, "weight", minimum=0))
         if self.weight == 0:
             raise ValueError("weight must be above 0, got 0; to train without the penalty use PGDAT().")
-        smoothing = to_float(self.label_smoothing, "label_smoothing", minimum=0)
-        if smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {smoothing:g}.")
+        smoothing = to_float(self.label_smoothing, "label_smoothing", minimum=0, below=1)
         object.__setattr__(self, "label_smoothing", smoothing)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> ObjectiveOutput:

@@ -75,9 +75,7 @@ class LIET(StartedObjective):
     ) -> None:
         super().__init__()
         self.weight = to_float(weight, "weight", minimum=0)
-        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {self.label_smoothing:g}.")
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
         self.noise_min = to_float(noise_min, "noise_min", minimum=0, maximum=1)
         self.noise_max = to_float(noise_max, "noise_max", minimum=self.noise_min, maximum=1)
         if isinstance(refresh_every, bool) or not isinstance(refresh_every, int) or refresh_every < 1:

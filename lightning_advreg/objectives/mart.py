@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_advreg.attacks import Attack, Model
-from lightning_advreg.attacks.base import maximising
 from lightning_advreg.attacks.losses import kl
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.attacks.variants import maximising
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 

@@ -38,10 +38,7 @@ class PGDAT(Objective):
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "clean_weight"):
-            value = to_float(getattr(self, name), name, minimum=0)
-            if value >= 1:
-                raise ValueError(f"{name} must be less than 1, got {value:g}.")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, to_float(getattr(self, name), name, minimum=0, below=1))
 
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the cross-entropy at the attacked images."""

@@ -57,9 +57,7 @@ class PGI(StartedObjective):
     def __init__(self, *, weight: Number = 10.0, label_smoothing: Number = 0.0) -> None:
         super().__init__()
         self.weight = to_float(weight, "weight", minimum=0)
-        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0)
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {self.label_smoothing:g}.")
+        self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
         self.register_buffer("prior", torch.empty(0))
 
     @property

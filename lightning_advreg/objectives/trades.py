@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_advreg.attacks import Attack, Model
-from lightning_advreg.attacks.base import maximising
 from lightning_advreg.attacks.losses import kl
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.attacks.variants import maximising
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
@@ -45,9 +45,7 @@ class TRADES(Objective):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", to_float(self.beta, "beta", minimum=0))
-        smoothing = to_float(self.label_smoothing, "label_smoothing", minimum=0)
-        if smoothing >= 1:
-            raise ValueError(f"label_smoothing must be less than 1, got {smoothing:g}.")
+        smoothing = to_float(self.label_smoothing, "label_smoothing", minimum=0, below=1)
         object.__setattr__(self, "label_smoothing", smoothing)
 
     def craft(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> Crafted:

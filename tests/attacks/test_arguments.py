@@ -90,7 +90,7 @@ def test_an_attack_without_a_budget_says_what_to_do_about_a_schedule():
         def __call__(self, model, x, y):
             return x.detach()
 
-    with pytest.raises(TypeError, match="Blank has no `scaled` method, which eps_warmup_epochs needs; set eps_warmup"):
+    with pytest.raises(TypeError, match="Blank has no `scaled` method, which a schedule of its eps needs; leave"):
         Blank().scaled(0.5)
     with pytest.raises(TypeError, match="abstract"):
         BoundedAttack()

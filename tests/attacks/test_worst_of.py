@@ -173,7 +173,7 @@ def test_a_member_that_cannot_says_so(member):
     with pytest.raises(TypeError, match="has no `maximising` method, which this objective needs"):
         WorstOf([LINF, member]).maximising("kl")
     if not isinstance(member, CW):
-        with pytest.raises(TypeError, match="function has no `scaled` method, which eps_warmup_epochs needs"):
+        with pytest.raises(TypeError, match="function has no `scaled` method, which a schedule of its eps needs"):
             WorstOf([LINF, member]).scaled(0.5)
 
 

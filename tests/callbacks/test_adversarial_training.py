@@ -1,4 +1,4 @@
-"""Any LightningModule, trained on attacked images."""
+"""Any LightningModule, trained on attacked images: what its step and the attack see, and what comes of it."""
 
 import copy
 from collections import namedtuple
@@ -16,56 +16,8 @@ from lightning_advreg.attacks import PGD
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.data import DigitsDataModule
 
-from .foreign import At, Foreign, images, loader, trainer
-
-ATTACK = PGD(eps=0.1, step_size=0.05, steps=2, random_start=False)
-MEAN, STD = (0.4,), (0.3,)
-
-
-class Seen(Foreign):
-    """Remembers what its training step was given, and the weights of that moment."""
-
-    def __init__(self, seed=1):
-        super().__init__(seed)
-        self.network[4].p = 0.0
-        self.seen, self.weights = [], []
-
-    def training_step(self, batch, batch_idx):
-        self.seen.append(batch)
-        self.weights.append(copy.deepcopy(self.network))
-        return super().training_step(self.pair(batch), batch_idx)
-
-    def pair(self, batch):
-        return batch
-
-
-class Batches:
-    """A loader of batches that are there already; Lightning takes a list for several loaders."""
-
-    def __init__(self, *batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
-class OfDicts(Seen):
-    def pair(self, batch):
-        return batch["image"], batch["label"]
-
-
-def fit(tmp_path, module, callback, data=None, callbacks=(), **settings):
-    run = trainer(tmp_path, callback, *callbacks, limit_val_batches=0, **settings)
-    run.fit(module, loader(16) if data is None else data)
-    return run
-
-
-def expected(network, x, y, attack=ATTACK):
-    return attack(copy.deepcopy(network), x, y)
-
+from .attacked import ATTACK, MEAN, STD, Batches, OfDicts, Seen, expected, fit
+from .foreign import images, loader, trainer
 
 # What the training step gets
 
@@ -250,125 +202,6 @@ def test_another_model_than_forward(tmp_path, model):
     fit(tmp_path, module, AdversarialTraining(ATTACK, given), loader(4))
     x, y = next(iter(loader(4)))
     assert module.seen[0][0].equal(expected(module.weights[0], x, y))
-
-
-# Kinds of optimisation
-
-
-def test_a_closure_that_is_asked_again_gets_the_same_images(tmp_path):
-    class Quasi(Seen):
-        def configure_optimizers(self):
-            return torch.optim.LBFGS(self.parameters(), max_iter=3)
-
-    module = Quasi()
-    fit(tmp_path, module, AdversarialTraining(PGD(eps=0.1, steps=1)), loader(8))
-    first, second = module.seen[: len(module.seen) // 2], module.seen[len(module.seen) // 2 :]
-    assert len(first) > 1
-    for part in (first, second):
-        assert all(x.equal(part[0][0]) for x, _ in part)
-    assert not first[0][0].equal(second[0][0])
-
-
-def test_manual_optimisation_and_accumulated_gradients(tmp_path):
-    class Manual(Seen):
-        def __init__(self):
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch):  # without batch_idx
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(super().training_step(batch, 0))
-            optimizer.step()
-
-    for module, settings in ((Manual(), {}), (Seen(), {"accumulate_grad_batches": 2})):
-        fit(tmp_path, module, AdversarialTraining(ATTACK), **settings)
-        for (x_adv, _), network, (x, y) in zip(module.seen, module.weights, loader(16), strict=True):
-            assert x_adv.equal(expected(network, x, y))
-    assert module.weights[0][0].weight.equal(module.weights[1][0].weight)
-
-
-class SameWeights(Callback):
-    def on_train_end(self, trainer, pl_module):
-        for parameter in pl_module.parameters():
-            both = trainer.strategy.all_gather(parameter.detach())
-            assert both.shape[0] == 2 and both[0].equal(both[1])
-        assert trainer.global_step == 2
-        x_adv = torch.cat([x for x, _ in pl_module.seen])
-        nearest = (x_adv[:, None] - images(16)[0]).abs().flatten(2).amax(2).amin(1)
-        assert len(nearest) == 8 and nearest.min() > 0.05 and nearest.max() <= 0.1 + 1e-6
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_end_with_the_same_weights(tmp_path):
-    module = Seen()
-    start = module.network[0].weight.detach().clone()
-    fit(tmp_path, module, AdversarialTraining(ATTACK), None, [SameWeights()], strategy="ddp_spawn", devices=2)
-    assert not module.network[0].weight.equal(start)
-
-
-# Warm-up
-
-
-def test_the_budget_grows_during_the_warm_up(tmp_path):
-    module, factors = Seen(), []
-
-    def note(run, module):
-        factors.append(run.callback_metrics.get("train/eps_factor", torch.tensor(-1.0)).item())
-        run.callback_metrics.clear()
-
-    callback = AdversarialTraining(ATTACK, eps_warmup_epochs="3/2")
-    fit(tmp_path, module, callback, loader(8), [At("on_train_batch_end", note)], max_epochs=3)
-    assert factors[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    moved = [(x_adv - x).abs().max().item() for (x_adv, _), (x, _) in zip(module.seen, [*loader(8)] * 3, strict=True)]
-    assert moved == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.1], abs=1e-6)
-
-
-# The end
-
-
-def test_the_module_gets_its_training_step_back(tmp_path):
-    module = Seen()
-    during = []
-    note = At("on_train_batch_end", lambda run, module: during.append("training_step" in vars(module)))
-    run = fit(tmp_path, module, AdversarialTraining(ATTACK), loader(4), [note])
-    assert during == [True] and "training_step" not in vars(module)
-    # a step of the instance comes back too
-    own = module.training_step = lambda batch, batch_idx: Seen.training_step(module, batch, batch_idx)
-    fit(tmp_path, module, AdversarialTraining(ATTACK), loader(4))
-    assert module.training_step is own
-    # a second fit with the same callback attacks once
-    again = Seen()
-    run.fit_loop.max_epochs = 2
-    run.fit(again, loader(4))
-    x, _ = next(iter(loader(4)))
-    assert (again.seen[-1][0] - x).abs().max() <= 0.1 + 1e-6
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_also_after_an_error(tmp_path, error):
-    class Failing(Seen):
-        def training_step(self, batch, batch_idx):
-            raise error("no luck")
-
-    module = Failing()
-    with pytest.raises((error, SystemExit)):
-        fit(tmp_path, module, AdversarialTraining(ATTACK))
-    assert "training_step" not in vars(module)
-    assert all(p.requires_grad for p in module.parameters())
-
-
-def test_validation_and_test_stay_clean(tmp_path):
-    class Validated(Seen):
-        def validation_step(self, batch, batch_idx):
-            assert any(batch[0].equal(x) for x, _ in loader(8))
-
-        test_step = validation_step
-
-    module = Validated()
-    run = trainer(tmp_path, AdversarialTraining(ATTACK))
-    run.fit(module, loader(8), loader(8))
-    run.test(module, loader(8), verbose=False)
 
 
 # What it is for

@@ -12,8 +12,8 @@ from lightning_advreg import AdversarialClassifier
 from lightning_advreg.attacks import PGD
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 
+from .attacked import ATTACK, MEAN, STD, Batches, Seen, fit
 from .foreign import Foreign, images, loader
-from .test_adversarial_training import ATTACK, MEAN, STD, Batches, Seen, fit
 
 
 def refuse(tmp_path, batch, error, message, **arguments):

@@ -1,19 +1,19 @@
-import copy
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, SequentialLR, StepLR
 
 from lightning_advreg.attacks import FGSM, PGD
 from lightning_advreg.attacks.nfgsm import NFGSM
-from lightning_advreg.callbacks.convergence_actions import Repairs, Snapshot, lower_learning_rates
+from lightning_advreg.callbacks.convergence_actions import Repairs, lower_learning_rates
 from lightning_advreg.callbacks.convergence_rules import Alarm
 
-from .foreign import Foreign, images
+from .foreign import Foreign
 
 COLLAPSE = Alarm("catastrophic_overfitting", 3, 30, "collapsed")
 
@@ -29,88 +29,15 @@ class Attacked(Foreign):
         self.attack = attack
 
 
-def trainer_of(*optimizers, schedulers=()):
+def trainer_of(*optimizers, schedulers=(), callbacks=()):
     return SimpleNamespace(
         optimizers=list(optimizers),
         lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler) for scheduler in schedulers],
         should_stop=False,
         strategy=None,
+        precision_plugin=Precision(),
+        callbacks=list(callbacks),
     )
-
-
-def step(module, optimizer, seed=0):
-    optimizer.zero_grad()
-    x, y = images(8, seed)
-    F.cross_entropy(module(x), y).backward()
-    optimizer.step()
-
-
-def state(module, optimizer):
-    return copy.deepcopy((dict(module.state_dict()), optimizer.state_dict()["state"]))
-
-
-def same(left, right):
-    torch.testing.assert_close(left, right, rtol=0, atol=0)
-    return True
-
-
-@pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
-@pytest.mark.parametrize("inference", [False, True])
-def test_rollback_is_exact_and_can_be_repeated(make, inference):
-    module = Foreign()
-    optimizer = make(module.parameters())
-    trainer = trainer_of(optimizer)
-    step(module, optimizer)
-    with torch.inference_mode(inference):
-        snapshot = Snapshot.take(trainer, module, "epoch 0")
-    good = state(module, optimizer)
-    for seed in (1, 2):
-        # the second time, the optimizer must not have written into the snapshot
-        for _ in range(2):
-            step(module, optimizer, seed)
-        assert not torch.equal(module.network[0].weight, good[0]["network.0.weight"])
-        assert not torch.equal(module.network[1].running_mean, good[0]["network.1.running_mean"])
-        optimizer.param_groups[0]["lr"] = 0.01 * seed
-        with torch.inference_mode(inference):
-            snapshot.restore(trainer, module)
-        assert same(state(module, optimizer), good)
-        assert all(parameter.grad is None for parameter in module.parameters())
-        # the schedule goes on where it is
-        assert optimizer.param_groups[0]["lr"] == 0.01 * seed
-    step(module, optimizer, 3)
-
-
-def test_training_goes_on_as_if_the_bad_epoch_had_never_been():
-    def run(bad):
-        torch.manual_seed(0)
-        module = Foreign()
-        module.eval()  # no dropout, which would draw
-        module.network[1].train()
-        optimizer = torch.optim.Adam(module.parameters())
-        trainer = trainer_of(optimizer)
-        step(module, optimizer)
-        if bad:
-            snapshot = Snapshot.take(trainer, module, "")
-            step(module, optimizer, 5)
-            snapshot.restore(trainer, module)
-        step(module, optimizer, 1)
-        return state(module, optimizer)
-
-    assert same(run(bad=True), run(bad=False))
-
-
-def test_a_snapshot_survives_a_file(tmp_path):
-    module = Foreign()
-    optimizer = torch.optim.Adam(module.parameters())
-    trainer = trainer_of(optimizer)
-    step(module, optimizer)
-    good = state(module, optimizer)
-    torch.save(Snapshot.take(trainer, module, "epoch 0").state_dict(), tmp_path / "snapshot")
-    step(module, optimizer)
-    snapshot = Snapshot.from_state_dict(torch.load(tmp_path / "snapshot", weights_only=True))
-    snapshot.restore(trainer, module)
-    assert snapshot.label == "epoch 0"
-    assert same(state(module, optimizer), good)
 
 
 SCHEDULES = {
@@ -176,10 +103,10 @@ def test_a_replaced_attack_is_replaced_again_after_a_resume():
     repairs = Repairs("pgd2")
     repairs.act(trainer_of(), Attacked(FGSM(eps=0.2)), COLLAPSE)
     resumed, module = Repairs("pgd2"), Attacked(FGSM(eps=0.2))
-    resumed.resume(module)
+    resumed.resume(trainer_of(), module)
     assert module.attack == FGSM(eps=0.2)
     resumed.load_state_dict(repairs.state_dict())
-    resumed.resume(module)
+    resumed.resume(trainer_of(), module)
     assert module.attack == PGD(eps=0.2, step_size=0.1, steps=2)
 
 
@@ -207,6 +134,39 @@ def test_which_action_answers_which_alarm(name, acted):
     assert answer.went_back == ("Went" in acted)
 
 
+def test_stop_and_rollback_end_robust_overfitting_at_the_best_moment():
+    module = Attacked(FGSM(eps=0.1))
+    run = trainer_of(torch.optim.SGD(module.parameters(), lr=0.1))
+    alarm = Alarm("robust_overfitting", 0, 0, "")
+    weight = module.network[0].weight.data
+    for actions, done, left in [
+        (["rollback", "stop"], ("Went back to epoch 1.", "Training stops."), 1.0),
+        (["rollback"], (), 3.0),
+        (["stop"], ("Training stops.",), 3.0),
+    ]:
+        repairs = Repairs(actions)
+        for epoch, best in enumerate([True, True, False]):
+            weight.fill_(epoch)
+            repairs.keep(run, module, f"epoch {epoch}", best=best)
+        # the checkpoint holds both moments
+        resumed = Repairs(actions)
+        resumed.load_state_dict(repairs.state_dict())
+        weight.fill_(3.0)
+        assert resumed.act(run, module, alarm).done == done
+        assert (weight == left).all()
+        assert resumed.snapshot is None or resumed.snapshot.label == "epoch 2"
+
+
+def test_a_moment_that_is_last_and_best_is_stored_once():
+    module = Foreign()
+    repairs, resumed = Repairs(["rollback", "stop"]), Repairs(["rollback", "stop"])
+    repairs.keep(trainer_of(), module, "epoch 0", best=True)
+    assert repairs.state_dict()["best"] is None
+    resumed.load_state_dict(repairs.state_dict())
+    assert resumed.best is resumed.snapshot
+    assert resumed.best.label == "epoch 0"
+
+
 def test_only_rollback_keeps_copies():
     module = Foreign()
     trainer = trainer_of(torch.optim.SGD(module.parameters(), lr=0.1))
@@ -232,7 +192,7 @@ def test_bad_actions(action, error, message):
 def test_impossible_actions_are_refused():
     with pytest.raises(TypeError, match="action 'pgd2' replaces the training attack, and Foreign has no method"):
         Repairs("pgd2").check(trainer_of(), Foreign())
-    with pytest.raises(ValueError, match="takes its budget from the module's training attack, and NoneType has none"):
+    with pytest.raises(ValueError, match="takes its budget from the training attack, and NoneType has none"):
         Repairs("nfgsm").check(trainer_of(), Attacked(None))
     with pytest.raises(ValueError, match="norm must be 'linf', in which N-FGSM is defined"):
         Repairs("nfgsm").check(trainer_of(), Attacked(PGD(norm="l2", eps=1)))
@@ -240,3 +200,8 @@ def test_impossible_actions_are_refused():
     trainer.strategy = FSDPStrategy()
     with pytest.raises(ValueError, match="action 'rollback' cannot collect weights that FSDPStrategy has distributed"):
         Repairs("rollback").check(trainer, Foreign())
+    with pytest.raises(
+        ValueError, match=r"cannot bring back the average that EMAWeightAveraging keeps, .* WeightAverage"
+    ):
+        Repairs("rollback").check(trainer_of(callbacks=[EMAWeightAveraging()]), Foreign())
+    Repairs("stop").check(trainer_of(callbacks=[EMAWeightAveraging()]), Foreign())

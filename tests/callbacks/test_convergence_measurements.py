@@ -1,4 +1,3 @@
-import logging
 from functools import partial
 
 import pytest
@@ -8,14 +7,13 @@ from torch import nn
 
 from lightning_advreg import AdversarialClassifier
 from lightning_advreg.attacks import FGSM, Alone
-from lightning_advreg.callbacks import convergence_cost
 from lightning_advreg.callbacks.convergence_measurements import FixedImages, Sight
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.isolation import evaluation
 from tests.modules.parts import conv, digits
 
 from .foreign import images, loader, trainer
-from .monitored import FREE, MEASURED, QUICK, Plain, names, watch
+from .monitored import FREE, QUICK, Plain, names, watch
 
 
 def test_a_loss_that_is_not_finite_is_caught_and_its_batch_named(tmp_path):
@@ -66,6 +64,9 @@ def test_a_plateau_is_caught_and_not_taken_for_masking(tmp_path):
     assert "(ln 10 = 2.3026)" in monitor.alarms[0].message
 
 
+CPU = torch.device("cpu")
+
+
 class Masked(Plain):
     def __init__(self, how):
         super().__init__()
@@ -109,46 +110,13 @@ def test_images_are_stored_as_bytes_where_that_is_exact():
         assert torch.equal(again.y, fixed.y)
 
 
-def test_a_costly_measurement_gets_smaller_and_then_rarer(tmp_path, monkeypatch, caplog):
-    """By this clock training stands still, and every look at the clock takes a second."""
-    time = iter(range(10_000))
-    monkeypatch.setattr(convergence_cost, "perf_counter", lambda: float(next(time)))
-    sizes = []
-
-    def see(sight, now, val, train, **settings):
-        sizes.append((now.epoch, len(val[0]), len(train[0])))
-        return MEASURED(sight, now, val, train, **settings)
-
-    monkeypatch.setattr(Sight, "see", see)
-    monitor = ConvergenceMonitor(eps=0.05, max_samples=150)
-    with caplog.at_level(logging.DEBUG, logger="lightning_advreg"):
-        run = trainer(tmp_path, monitor, max_epochs=8, **QUICK)
-        run.fit(Plain(), loader(160, batch_size=32), loader(160, batch_size=32, seed=1))
-    # 150, 75, 64 images; then every 2nd, then every 4th epoch
-    assert sizes == [(0, 150, 150), (1, 75, 75), (2, 64, 64), (3, 64, 64), (7, 64, 64)]
-    assert (monitor.cost.samples, monitor.cost.every_n_epochs) == (64, 8)
-    assert (
-        len([record for record in caplog.records if "it goes on with 75 images, every 1 epochs" in record.message]) == 1
-    )
-    assert monitor.cost.spent == 5.0
-
-
-def test_a_cheap_measurement_stays_as_it_is(tmp_path, monkeypatch):
-    time = iter(range(0, 10_000, 1))
-    # training takes 100 s between measurements of 1 s
-    monkeypatch.setattr(convergence_cost, "perf_counter", lambda: [0, 100, 101][(i := next(time)) % 3] + 101 * (i // 3))
-    monitor = ConvergenceMonitor(eps=0.05, max_samples=150)
-    trainer(tmp_path, monitor, max_epochs=3, **QUICK).fit(Plain(), loader(160), loader(160, seed=1))
-    assert (monitor.cost.samples, monitor.cost.every_n_epochs) == (150, 1)
-
-
 def test_several_processes_find_what_one_finds():
     """Each attacks every other image; together they give the answers in the order of the images."""
     module, (x, y) = Plain(), images(11, seed=4)
 
     attack = FGSM(eps=0.1)
-    with evaluation(module, torch.device("cpu")):
-        alone = Sight(module, Alone(), 4)
+    with evaluation(module, CPU):
+        alone = Sight(module, CPU, Alone(), 4)
         expected, clean = alone.outcomes(attack, x, y), alone.clean(x, y)
         said = [[], []]
         for rank in range(2):
@@ -168,7 +136,7 @@ def test_several_processes_find_what_one_finds():
                 return said
 
         for rank in range(2):
-            assert Sight(module, Ranks(rank), 3).outcomes(attack, x, y) == expected
+            assert Sight(module, CPU, Ranks(rank), 3).outcomes(attack, x, y) == expected
     assert 0 < sum(expected) < 11
     assert clean.images == 11
     assert clean.loss == pytest.approx(F.cross_entropy(module(x), y).item())

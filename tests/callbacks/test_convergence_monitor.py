@@ -138,6 +138,34 @@ def test_a_collapse_is_rolled_back_exactly_and_training_goes_on(tmp_path, monkey
     assert [state[2] for state in left] == [0.01 * 0.5 ** (epoch + 1) for epoch in range(5)]
 
 
+def test_robust_overfitting_ends_with_the_most_robust_weights(tmp_path, monkeypatch):
+    val, train = iter([0.5, 0.7, *6 * [0.3]]), iter([0.2, 0.3, *6 * [0.9]])
+
+    def see(sight, now, *images, **settings):
+        seen = MEASURED(sight, now, *images, **settings)
+        for name, rate in (("fgsm", next(val)), ("train_pgd", next(train))):
+            object.__setattr__(seen.look, name, tuple(i < rate * 100 for i in range(100)))
+        object.__setattr__(seen.look, "pgd", seen.look.fgsm)
+        return seen
+
+    monkeypatch.setattr(Sight, "see", see)
+    weights = []
+    note = At("on_validation_start", lambda trainer, module: weights.append(module.network[1].weight.clone()))
+
+    class Growing(Plain):
+        # the fall in epoch 2 is steep enough for the other rule
+        eps_warmup_epochs = 7
+
+    module, monitor = Growing(), ConvergenceMonitor(eps=0.05, action=["rollback", "stop"], **FREE)
+    run = watch(tmp_path, module, monitor, note, max_epochs=20)
+    assert names(monitor) == ["robust_overfitting"]
+    assert "Went back to the weights of epoch 1. Training stops." in monitor.alarms[0].message
+    assert run.current_epoch == 7
+    assert torch.equal(module.network[1].weight, weights[1])
+    assert not torch.equal(weights[-1], weights[1])
+    assert sum(monitor._course.history[-1].pgd) == 70
+
+
 def test_weights_that_are_not_numbers_are_rolled_back_to_the_first_ones(tmp_path):
     class Broken(Plain):
         def training_step(self, batch, batch_idx):
@@ -216,31 +244,6 @@ def test_what_was_said_and_done_survives_a_checkpoint():
     monitor.cost.samples = 64
     resumed.load_state_dict(monitor.state_dict())
     assert (resumed._said, resumed.stop_reason, resumed.cost.samples) == ({"random_logits"}, "why", 64)
-
-
-def test_a_budget_is_found_or_asked_for(tmp_path):
-    run = partial(watch, tmp_path)
-    with pytest.raises(ValueError, match=r"ConvergenceMonitor needs a budget, and Plain has no training attack"):
-        run(Plain(), ConvergenceMonitor())
-    with pytest.raises(ValueError, match="needs a budget"):
-        run(Plain(attack=lambda model, x, y: x), ConvergenceMonitor())
-    asked = []
-
-    for monitor, expected in [
-        (ConvergenceMonitor(**FREE), ("l2", 0.5)),
-        (ConvergenceMonitor(eps="1/4", **FREE), ("l2", 0.25)),
-        (ConvergenceMonitor(eps=0.1, norm="linf", **FREE), ("linf", 0.1)),
-    ]:
-        module = Plain(attack=PGD(norm="l2", eps=0.5))
-        with pytest.MonkeyPatch.context() as patch:
-
-            def see(sight, now, val, train, **settings):
-                asked.append((settings["norm"], settings["eps"]))
-                return MEASURED(sight, now, val, train, **settings)
-
-            patch.setattr(Sight, "see", see)
-            run(module, monitor)
-        assert asked.pop() == expected
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ import math
 import pytest
 
 from lightning_advreg.callbacks import convergence_rules as rules
-from lightning_advreg.callbacks.convergence_cost import CostLimit
 from lightning_advreg.callbacks.convergence_course import Course
-from lightning_advreg.callbacks.convergence_measurements import Clean, Now, Seen
-from lightning_advreg.callbacks.convergence_rules import Look
+from lightning_advreg.callbacks.convergence_look import Look
+from lightning_advreg.callbacks.convergence_measurements import Clean, Seen
+from lightning_advreg.callbacks.convergence_moment import Now
 
 N = 10_000
 
@@ -63,6 +63,12 @@ def test_few_images_need_a_difference_beyond_noise():
     assert rules.catastrophic_overfitting(looks([0.375], fgsm=[0.6875], images=64)) is not None
     assert rules.catastrophic_overfitting(looks([0.5, 0.375], images=256)) is None  # 12.5 of 13
     assert rules.catastrophic_overfitting(looks([0.5, 0.35], images=256)) is not None
+
+
+def test_all_of_very_few_images_are_no_certainty():
+    # by the plain standard error, 16 of 16 would be 0 +- 0 away from certainty, and 37.5 points beyond noise
+    assert rules.catastrophic_overfitting(looks([10 / 16], fgsm=[1.0], images=16)) is None
+    assert rules.catastrophic_overfitting(looks([6 / 16], fgsm=[1.0], images=16)) is not None
 
 
 def test_nothing_is_judged_while_the_budget_grows():
@@ -126,6 +132,26 @@ def test_fewer_images_are_compared_with_themselves():
     )
     # all of the first 128 images were right: the fall is 2 points of noise, not 48 points of gain
     assert rules._paired(before[0].pgd, [look.pgd for look in after[1:]])[0] == pytest.approx(1 - 125 / 128)
+
+
+def test_robust_overfitting_is_judged_on_images_that_all_looks_saw():
+    # a lucky best on the first 16 images must not stay the best for ever
+    few, many = looks([1.0], train=[0.5], images=16), looks([0.0, 0.6, *5 * [0.4]], train=[0.0, 0.5, *5 * [0.7]])[1:]
+    alarm = rules.robust_overfitting([*few, *many])
+    assert alarm is not None
+    assert "is 40.0 % on 10000 images, after 60.0 % in epoch 1" in alarm.message
+    # where looks become smaller, what counts of the best is what they still see
+    larger = looks([0.6], train=[0.2], images=1000)
+    smaller = [
+        Look(epoch=i, step=i, trained=i + 1.0, fgsm=bits, pgd=bits, train_pgd=right(0.9, 500))
+        for i in range(1, 6)
+        for bits in [right(0.8, 500)]
+    ]
+    # 60 % of 1000 are all of the first 500
+    alarm = rules.robust_overfitting([*larger, *smaller])
+    assert alarm is not None
+    assert "is 80.0 % on 500 images, after 100.0 % in epoch 0" in alarm.message
+    assert "from 40.0 % to 90.0 % on training images" in alarm.message
 
 
 PLATEAU = {"trained": 1.0, "loss": math.log(10), "right": 100, "images": 1000, "num_classes": 10}
@@ -201,6 +227,22 @@ def test_going_back_makes_the_good_look_the_one_to_compare_with():
     assert names == [[], ["catastrophic_overfitting"], [], ["catastrophic_overfitting"]]
 
 
+def test_the_most_robust_look_is_known_and_gone_back_to():
+    course = Course()
+    best = []
+    for look in [*looks([1.0], images=16), *looks([0.0, 0.8, 0.85, 0.82, 0.85])[1:], *looks(6 * [0.7], images=32)[5:]]:
+        course.judge(Now(look.epoch, look.step, look.trained), Seen(clean=clean(), look=look), judge_from=0)
+        best.append(course.best.epoch)
+    # more images count more than luck on few; on 32 of them, 70 % are less than the 85 % of all, which has all of these
+    assert best == [0, 1, 2, 2, 2, 2]
+    course.go_back(Now(7, 80, 8.0), to_best=True)
+    assert (course.history[-1].pgd, course.history[-1].epoch) == (course.best.pgd, 7)
+    assert course.good.pgd == course.best.pgd
+    resumed = Course()
+    resumed.load_state_dict(course.state_dict())
+    assert resumed.best == course.best
+
+
 def test_outputs_that_are_not_finite_are_judged_as_that_alone():
     course = Course()
     alarms = course.judge(Now(4, 9, 5.0), Seen(clean=clean(finite=False, loss=math.nan), look=None), judge_from=0)
@@ -215,17 +257,3 @@ def test_a_course_survives_its_state():
     course.judge_rates(Now(0, 0, 0.0), [0.1, 0.2], ["a", "b"])
     resumed.load_state_dict(course.state_dict())
     assert (resumed.history, resumed.good, resumed.rates) == (course.history, course.good, course.rates)
-
-
-def test_the_cost_is_halved_down_to_64_images_and_then_made_rarer():
-    limit = CostLimit(samples=200, every_n_epochs=1, share=0.05)
-    assert not limit.book(spent=5.0, trained=100.0)
-    courses = []
-    for _ in range(4):
-        assert limit.book(spent=5.1, trained=100.0)
-        courses.append((limit.samples, limit.every_n_epochs))
-    assert courses == [(100, 1), (64, 1), (64, 2), (64, 4)]
-    assert (limit.spent, limit.trained) == (pytest.approx(25.4), 500.0)
-    few = CostLimit(samples=10, every_n_epochs=3, share=0.05)
-    assert few.book(spent=1.0, trained=1.0)
-    assert (few.samples, few.every_n_epochs) == (10, 6)

@@ -96,7 +96,7 @@ class Budgeted(Shift):
 
 @pytest.mark.parametrize("attack", [Shift(), lambda model, x, y: x], ids=["attack", "function"])
 def test_a_warmup_without_a_budget_is_refused_at_once(attack):
-    message = f"{type(attack).__name__} has no `scaled` method, which eps_warmup_epochs needs; set eps_warmup_epochs to"
+    message = f"{type(attack).__name__} has no `scaled` method, which a schedule of its eps needs; leave out eps_"
     with pytest.raises(TypeError, match=message):
         AdversarialClassifier(ForeignNet(), attack=attack, eps_warmup_epochs=1)
 
