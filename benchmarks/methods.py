@@ -47,8 +47,8 @@ Written by `python -m benchmarks.methods --table` from the files in `{folder}/`,
 
 The small CNN of 166,406 parameters, {epochs} epochs of batches of {batch_size}, Adam with a one-cycle schedule: short
 runs, to compare methods rather than to set records. Mean and standard deviation over seeds, in percent. Clean
-accuracy is on {images[clean]:,} test images, PGD-40 on the first {images[pgd40]:,}, the `fast` AutoAttack (APGD-CE and APGD-T) on
-the first {images[autoattack_fast]:,}. Seconds are those of the quickest seed's training, since other work ran beside:
+accuracy is on {images[clean]:,} test images, PGD-40 on the first {images[pgd40]:,}, the `fast` AutoAttack (APGD-CE and
+APGD-T) on the first {images[autoattack_fast]:,}. Seconds: the quickest training, since other work ran beside:
 {hardware}, torch {torch}.
 
 {rows}

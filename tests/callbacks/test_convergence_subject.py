@@ -1,4 +1,3 @@
-from functools import partial
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -10,13 +9,12 @@ from torch.utils.data import DataLoader
 from lightning_advreg.attacks import FGSM, PGD, AttackSchedule
 from lightning_advreg.callbacks import AdversarialTraining, ConvergenceMonitor, WeightAverage
 from lightning_advreg.callbacks.convergence_actions import Repairs
-from lightning_advreg.callbacks.convergence_measurements import Sight
 from lightning_advreg.callbacks.convergence_subject import Subject, attack_owner, growth, monitored_budget
 from lightning_advreg.cli import main
 from lightning_advreg.schedules import Piecewise, Ramp
 
 from .foreign import Foreign, images, loader, trainer
-from .monitored import FREE, MEASURED, QUICK, Plain, names, scripted, watch
+from .monitored import FREE, QUICK, Plain, names, scripted
 
 MEAN, STD = (0.4,), (0.2,)
 
@@ -155,31 +153,6 @@ def test_the_attack_that_is_replaced_is_that_of_the_callback():
     repairs.replaced = True
     repairs.resume(run, module)
     assert callback.attack == PGD(eps=0.2, step_size=0.1, steps=2)
-
-
-def test_a_budget_is_found_or_asked_for(tmp_path):
-    run = partial(watch, tmp_path)
-    with pytest.raises(ValueError, match=r"ConvergenceMonitor needs a budget, and Plain has no training attack"):
-        run(Plain(), ConvergenceMonitor())
-    with pytest.raises(ValueError, match="needs a budget"):
-        run(Plain(attack=lambda model, x, y: x), ConvergenceMonitor())
-    asked = []
-
-    for monitor, expected in [
-        (ConvergenceMonitor(**FREE), ("l2", 0.5)),
-        (ConvergenceMonitor(eps="1/4", **FREE), ("l2", 0.25)),
-        (ConvergenceMonitor(eps=0.1, norm="linf", **FREE), ("linf", 0.1)),
-    ]:
-        module = Plain(attack=PGD(norm="l2", eps=0.5))
-        with pytest.MonkeyPatch.context() as patch:
-
-            def see(sight, now, val, train, **settings):
-                asked.append((settings["norm"], settings["eps"]))
-                return MEASURED(sight, now, val, train, **settings)
-
-            patch.setattr(Sight, "see", see)
-            run(module, monitor)
-        assert asked.pop() == expected
 
 
 COMMAND = """
