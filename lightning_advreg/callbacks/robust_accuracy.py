@@ -13,7 +13,7 @@ from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import Share, shares
-from lightning_advreg.evaluation.attacks import check_keeps_budget
+from lightning_advreg.evaluation.attacks import named_attacks
 from lightning_advreg.metrics import Accuracy
 
 
@@ -55,7 +55,7 @@ class RobustAccuracy(Callback):
         self, attacks: Attack | Mapping[str, Attack], max_samples: int | None = None, every_n_epochs: int = 1
     ) -> None:
         super().__init__()
-        self.attacks = _by_name(attacks)
+        self.attacks = named_attacks(attacks)
         self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self._shares: list[Share] = []
@@ -167,20 +167,3 @@ class RobustAccuracy(Callback):
 def _others(trainer: pl.Trainer, this: RobustAccuracy) -> list[RobustAccuracy]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [other for other in callbacks if isinstance(other, RobustAccuracy) and other is not this]
-
-
-def _by_name(attacks: Attack | Mapping[str, Attack]) -> dict[str, Attack]:
-    if not isinstance(attacks, Mapping):
-        attacks = {getattr(attacks, "__name__", type(attacks).__name__).lower(): attacks}
-    if not attacks:
-        raise ValueError("attacks must name at least one attack, such as {'pgd20': PGD(steps=20)}, got none.")
-    for name, attack in attacks.items():
-        if not isinstance(name, str) or not name or "/" in name or "." in name:
-            raise ValueError(f"names of attacks must be text without '/' and '.', such as 'pgd20', got {name!r}.")
-        if not callable(attack):
-            raise TypeError(
-                f"attacks[{name!r}] must be an attack, called as attack(model, x, y), got {attack!r}; give an object "
-                "such as PGD(steps=20)."
-            )
-        check_keeps_budget(attack, f"attacks[{name!r}]")
-    return dict(attacks)
