@@ -75,7 +75,11 @@ def test_the_value_is_on_the_device_of_the_weights_in_float32_at_least(name, dty
     for module in (nn.Linear(3, 2), nn.BatchNorm1d(3)):
         penalty = started(name, module.to(dtype))
         value = penalty(module)
-        assert value.dtype == torch.promote_types(dtype, torch.float32) and value.shape == () and value.device.type == "cpu"
+        assert (
+            value.dtype == torch.promote_types(dtype, torch.float32)
+            and value.shape == ()
+            and value.device.type == "cpu"
+        )
         if isinstance(penalty, nn.Module):
             penalty.to("meta")
         assert penalty(module.to("meta")).device.type == "meta"

@@ -88,7 +88,11 @@ def test_scales_of_a_layer_norm_over_images_are_no_weights(penalty):
 def test_the_value_is_on_the_device_of_the_weights_in_float32_at_least(penalty, dtype):
     for module in (nn.Linear(3, 2), nn.BatchNorm1d(3)):
         value = penalty(module.to(dtype))
-        assert value.dtype == torch.promote_types(dtype, torch.float32) and value.shape == () and value.device.type == "cpu"
+        assert (
+            value.dtype == torch.promote_types(dtype, torch.float32)
+            and value.shape == ()
+            and value.device.type == "cpu"
+        )
         assert penalty(module.to("meta")).device.type == "meta"
 
 
