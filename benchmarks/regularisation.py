@@ -160,6 +160,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=None, help="steps timed together; default: 1, on the GPU 20")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="NAME", help="those whose names begin with one of these"
+    )
     parser.add_argument("--alone", action="store_true", help="time the bare step, and regularisers by themselves")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -170,7 +173,8 @@ def main() -> None:
     for section in options.sections:
         print(f"torch {torch.__version__}, {name}, batch {options.batch_size}, {options.rounds} rounds: {section}\n")
         print("| regulariser | step / bare | alone / bare |\n|---|---|---|", flush=True)
-        for row in _rows({"bare": bare, **SECTIONS[section]}, x, y, options.rounds, repeats, options.alone):
+        chosen = {name: b for name, b in SECTIONS[section].items() if name.startswith(tuple(options.only))}
+        for row in _rows({"bare": bare, **chosen}, x, y, options.rounds, repeats, options.alone):
             print(row, flush=True)
         print()
 

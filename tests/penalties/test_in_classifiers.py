@@ -350,3 +350,13 @@ def test_two_of_a_kind_act_on_their_own_layers():
     held = [{key for key in model.state_dict() if f".{name}.of/" in key} for name in ("l2sp", "l2sp_2")]
     assert held[0] and all("of/features" in key for key in held[0])
     assert any("of/classifier" in key for key in held[1])
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [(lambda n: n.features[0].bias.abs(), r"a tensor of shape \(4,\)"), (lambda n: 0.5, r"0\.5"), (print, "None")],
+)
+def test_a_function_that_gives_no_scalar_is_refused_by_name(function, given):
+    model = RegularizedClassifier(net(), penalties=[function])
+    with pytest.raises(TypeError, match=rf"penalty '.*' must give a scalar tensor, got {given}"):
+        run(model, batches=1)

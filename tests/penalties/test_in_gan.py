@@ -101,7 +101,7 @@ def test_activities_are_those_of_the_passes_that_the_step_has(key):
     for name, layer in network.named_modules():
         if name:
             layer.register_forward_hook(lambda m, a, output, name=name: seen[name].append(output.abs().mean()))
-    for inputs in passes:
+    for inputs in list(passes):
         network(inputs)
     expected = sum(torch.stack(means).mean().item() for means in seen.values())
     assert metrics[f"train/{key}_penalty/activityl1_raw"] == pytest.approx(expected, rel=1e-6)
