@@ -25,7 +25,7 @@ from lightning_advreg.modules.limits import Limits
 from lightning_advreg.modules.penalties import add_penalties, states, warn_of_double_decay
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
-from lightning_advreg.penalties import ConfidencePenalty, InputPenalty, Penalty, TrainingPass
+from lightning_advreg.penalties import Penalty, TrainingPass
 from lightning_advreg.penalties.in_training import begin, bind, watching
 from lightning_advreg.perturbations import Climb, WeightPerturbation
 from lightning_advreg.values import to_float
@@ -130,7 +130,7 @@ class Classifier(CheckpointedModule, ABC):
         Returns:
             The same images, which require a gradient where a penalty differentiates by them.
         """
-        if any(isinstance(penalty, InputPenalty) for penalty in self.penalties.values()) and not x.requires_grad:
+        if any(getattr(p, "double_backward", False) for p in self.penalties.values()) and not x.requires_grad:
             x = x.detach().requires_grad_()
         self._images = x
         return x
@@ -159,7 +159,7 @@ class Classifier(CheckpointedModule, ABC):
 
     @property
     def _penalises_images(self) -> bool:
-        return any(isinstance(p, InputPenalty | ConfidencePenalty) for p in self.penalties.values())
+        return any(getattr(p, "on_images", False) for p in self.penalties.values())
 
     def on_after_backward(self) -> None:
         """Go back to the weights that the optimizer is to move."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,14 +19,12 @@ from lightning_advreg.modules.base import CheckpointedModule
 from lightning_advreg.modules.classifier import Batch
 from lightning_advreg.modules.gan_checks import at_least, latent_dim_of, one_logit_each
 from lightning_advreg.modules.limits import Limits, check_apart
-from lightning_advreg.modules.penalties import add_penalties, states, warn_of_double_decay, weight_penalties_of
+from lightning_advreg.modules.penalties import GANPenalty, add_penalties, gan_penalties, states, warn_of_double_decay
 from lightning_advreg.modules.schedules import fit_schedules
 from lightning_advreg.objectives import GANLoss, NonSaturating
-from lightning_advreg.penalties import TrainingPass, WeightPenalty
-from lightning_advreg.penalties.in_training import begin
+from lightning_advreg.penalties import TrainingPass
+from lightning_advreg.penalties.in_training import begin, watching
 from lightning_advreg.values import Number, to_float
-
-Penalties = Sequence[WeightPenalty | Callable[[nn.Module], Tensor]]
 
 
 class GAN(CheckpointedModule):
@@ -48,8 +47,8 @@ class GAN(CheckpointedModule):
         generator: From noise ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [0, 1].
         discriminator: From images in [0, 1] to logits ``(N,)``, one per image, without a sigmoid.
         loss: The pair of losses; None for ``NonSaturating()``.
-        generator_penalties: Soft limits on the generator's weights.
-        discriminator_penalties: Soft limits on the discriminator's weights.
+        generator_penalties: Soft limits on the generator's weights or activations.
+        discriminator_penalties: Soft limits on the discriminator's weights or activations.
         generator_constraints: Hard limits on the generator: checked now, enforced after each of its steps.
         discriminator_constraints: Hard limits on the discriminator, such as ``WeightClip(0.01)`` for ``WGAN``.
         n_critic: Discriminator steps per generator step, at least 1.
@@ -83,8 +82,8 @@ class GAN(CheckpointedModule):
         generator: nn.Module,
         discriminator: nn.Module,
         loss: GANLoss | None = None,
-        generator_penalties: Penalties = (),
-        discriminator_penalties: Penalties = (),
+        generator_penalties: Sequence[GANPenalty] = (),
+        discriminator_penalties: Sequence[GANPenalty] = (),
         generator_constraints: Sequence[Constraint] = (),
         discriminator_constraints: Sequence[Constraint] = (),
         n_critic: int = 1,
@@ -103,8 +102,8 @@ class GAN(CheckpointedModule):
         self.generator, self.discriminator = generator, discriminator
         # no default object in the signature: jsonargparse would hand its settings on to whatever class replaces it
         self.loss = NonSaturating() if loss is None else loss
-        self.penalties = {"g": weight_penalties_of(generator, generator_penalties)}
-        self.penalties["d"] = weight_penalties_of(discriminator, discriminator_penalties)
+        self.penalties = {"g": gan_penalties(generator, generator_penalties)}
+        self.penalties["d"] = gan_penalties(discriminator, discriminator_penalties)
         self.penalty_states = nn.ModuleDict({key: states(each) for key, each in self.penalties.items()})
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         check_apart([*generator_constraints, *discriminator_constraints])
@@ -140,12 +139,12 @@ class GAN(CheckpointedModule):
             self.check_batch(real)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         with self.toggled_optimizer(optimizer_d):
-            self._step("d", optimizer_d, self.discriminator_loss(real))
+            self._step("d", optimizer_d, partial(self.discriminator_loss, real))
         self.batches_seen += 1
         self.images_seen += len(real) * self.trainer.world_size
         if self.batches_seen % self.n_critic == 0:
             with self.toggled_optimizer(optimizer_g):
-                self._step("g", optimizer_g, self.generator_loss(len(real)))
+                self._step("g", optimizer_g, partial(self.generator_loss, len(real)))
             self.generator_steps += 1
             self._average_generator()
 
@@ -249,10 +248,12 @@ class GAN(CheckpointedModule):
             check_batch(fake)
             one_logit_each(self.discriminator(fake), fake)
 
-    def _step(self, key: str, optimizer: LightningOptimizer, loss: Tensor) -> None:
+    def _step(self, key: str, optimizer: LightningOptimizer, objective: Callable[[], Tensor]) -> None:
         network = self.discriminator if key == "d" else self.generator
         epoch = self.current_epoch + self.trainer.fit_loop.batch_idx / self.trainer.num_training_batches
-        seen = TrainingPass(network)
+        with watching(self.penalties[key], network) as watched:
+            loss = objective()
+        seen = TrainingPass(network, watched=watched)
         loss = add_penalties(self, f"train/{key}_penalty", self.penalties[key], seen, epoch, loss)
         self.log(f"train/{key}_loss", loss.detach(), prog_bar=True)
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """What classifiers and GANs do with penalties: bind them to a network, add them to a loss, log them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -8,14 +9,38 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_advreg.modules.base import by_name
-from lightning_advreg.penalties import Penalty, TrainingPass, WeightPenalty
+from lightning_advreg.penalties import ActivityL1, Penalty, TrainingPass, WeightPenalty
 from lightning_advreg.penalties.in_training import AnyPenalty, bind, counted_twice, evaluate
 
+GANPenalty: TypeAlias = WeightPenalty | ActivityL1 | Callable[[nn.Module], Tensor]
+"""A penalty on a network of a GAN, which needs neither labels nor classes."""
 
-def weight_penalties_of(
-    network: nn.Module, penalties: Sequence[WeightPenalty | Callable[[nn.Module], Tensor]]
-) -> dict[str, AnyPenalty]:
-    """Bind penalties to a network of a GAN, where those on weights alone make sense.
+
+class PenaltyStates(nn.ModuleDict):
+    """The penalties that have a state, by name, for a LightningModule to move and to save them.
+
+    A checkpoint may hold more or fewer of them: a network can be trained further, or tested, with other penalties.
+
+    Example:
+        >>> from lightning_advreg.penalties import L2SP
+        >>> stored = PenaltyStates({"l2sp": L2SP(0.1)}).state_dict()
+        >>> PenaltyStates().load_state_dict(stored)
+        <All keys matched successfully>
+    """
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        *lists: list[str],
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, False, *lists)
+
+
+def gan_penalties(network: nn.Module, penalties: Sequence[GANPenalty]) -> dict[str, AnyPenalty]:
+    """Bind penalties to a network of a GAN.
 
     Args:
         network: The network.
@@ -25,24 +50,24 @@ def weight_penalties_of(
         TypeError: If one needs labels, or the logits of classes.
     """
     for penalty in penalties:
-        if isinstance(penalty, Penalty) and not isinstance(penalty, WeightPenalty):
+        if isinstance(penalty, Penalty) and penalty.on_images:
             raise TypeError(
-                f"{type(penalty).__name__} is for classifiers: it needs the labels or the logits of classes, or the "
-                "one pass of a batch, and a GAN has no labels and several passes; give a GAN penalties on weights, "
-                "such as L2, or a function from the network to a scalar."
+                f"{type(penalty).__name__} is for classifiers: it needs labels or the logits of classes, which a GAN "
+                "has not; give a GAN penalties on weights or activations, such as L2, or a function from the network "
+                "to a scalar."
             )
     return bind(by_name(penalties), network)
 
 
-def states(penalties: Mapping[str, AnyPenalty]) -> nn.ModuleDict:
-    """Give the penalties that have a state, for a LightningModule to move and to save them.
+def states(penalties: Mapping[str, AnyPenalty]) -> PenaltyStates:
+    """Give the penalties that have a state.
 
     Example:
         >>> from lightning_advreg.penalties import L2, L2SP
         >>> list(states({"l2": L2(0.1), "l2sp": L2SP(0.1)}))
         ['l2sp']
     """
-    return nn.ModuleDict({name: penalty for name, penalty in penalties.items() if isinstance(penalty, nn.Module)})
+    return PenaltyStates({name: penalty for name, penalty in penalties.items() if isinstance(penalty, nn.Module)})
 
 
 def add_penalties(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,9 @@ class ActivityL1(Penalty):
             What is seen.
         """
         watched = Watched(network)
-        handles = [layer.register_forward_hook(watched.see(name)) for name, layer in self._layers_of(network).items()]
+        handles = [
+            layer.register_forward_hook(partial(watched.note, name)) for name, layer in self._layers_of(network).items()
+        ]
         try:
             yield watched
         finally:
@@ -114,12 +117,8 @@ class Watched:
         self._probe = next((p for p in network.parameters() if p.requires_grad), None)
         self._means: dict[str, list[Tensor]] = {}
 
-    def see(self, name: str) -> "_Hook":
-        """Give the hook for a layer."""
-        return _Hook(self, name)
-
-    def note(self, name: str, output: object) -> None:
-        """Take in what a layer gave, if this pass counts.
+    def note(self, name: str, layer: nn.Module, inputs: object, output: object) -> None:
+        """Take in what a layer gave, if this pass counts; a forward hook.
 
         Raises:
             TypeError: If it is not one tensor.
@@ -148,11 +147,3 @@ class Watched:
                 "layers that the network's forward calls, and train at least one of its parameters."
             )
         return torch.stack([torch.stack(means).mean() for means in self._means.values()]).sum()
-
-
-class _Hook:
-    def __init__(self, watched: Watched, name: str) -> None:
-        self._watched, self._name = watched, name
-
-    def __call__(self, layer: nn.Module, inputs: object, output: object) -> None:
-        self._watched.note(self._name, output)

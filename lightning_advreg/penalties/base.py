@@ -38,11 +38,13 @@ class Penalty(ABC):
 
     Attributes:
         coefficients: The names of the fields that hold coefficients, one for each term.
+        on_images: Whether it takes the images of a step, or the logits computed from them.
         double_backward: Whether a pass is differentiated twice, which compiled networks do not allow.
         eager: Whether the network is not to be compiled, for that reason or because layers are watched.
     """
 
     coefficients: ClassVar[tuple[str, ...]] = ("weight",)
+    on_images: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
     eager: ClassVar[bool] = False
 

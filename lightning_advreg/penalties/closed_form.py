@@ -1,5 +1,6 @@
 """A scalar whose gradient is known: penalties in a few fused operations, there and back."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,18 @@ def closed_form(value: Tensor, gradient: Gradient, tensors: Sequence[Tensor]) ->
     return result
 
 
+def wide(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Give the dtype that sums over tensors are computed in: theirs, and float32 at least.
+
+    Example:
+        >>> wide([torch.zeros(1, dtype=torch.float16)]), wide([torch.zeros(1, dtype=torch.float64)])
+        (torch.float32, torch.float64)
+    """
+    # a sum over millions of weights exceeds what float16 can hold, and bfloat16 has three digits
+    return functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+
+
 def nothing(module: nn.Module) -> Tensor:
-    """Give the penalty of a network without weights: 0, on its device."""
-    return next(module.parameters(), torch.empty(0)).new_zeros(())
+    """Give the penalty of a network without weights: 0, on its device, in float32 at least."""
+    parameter = next(module.parameters(), torch.empty(0))
+    return parameter.new_zeros((), dtype=wide([parameter]))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_advreg.parameters import as_matrix, weights
 from lightning_advreg.penalties.base import Coefficient
-from lightning_advreg.penalties.closed_form import closed_form, nothing
+from lightning_advreg.penalties.closed_form import closed_form, nothing, wide
 from lightning_advreg.penalties.weights import SelectedWeights
 from lightning_advreg.values import Number, to_float
 
@@ -60,18 +60,18 @@ class GroupLasso(SelectedWeights):
 def _sum_of_norms(matrices: Sequence[Tensor], eps: float) -> Tensor:
     rows = [m.detach() for m in matrices]
     sizes = [math.sqrt(m.shape[1]) for m in rows]
-    # in float32 at least: eps would vanish in half precision
-    wide = torch.promote_types(rows[0].dtype, torch.float32)
-    norms = [torch.linalg.vector_norm(m, dim=1, dtype=wide) for m in rows]
+    # eps, too, would vanish in half precision
+    dtype = wide(rows)
+    norms = [torch.linalg.vector_norm(m, dim=1, dtype=dtype) for m in rows]
     torch._foreach_mul_(norms, norms)
     torch._foreach_add_(norms, eps)
     torch._foreach_sqrt_(norms)
     scaled = torch._foreach_mul(norms, sizes)
-    value = torch.cat(scaled).sum().to(rows[0].dtype)
+    value = torch.cat(scaled).sum()
 
     def gradient(grad: Tensor) -> list[Tensor]:
         factors = torch._foreach_mul(torch._foreach_reciprocal(norms), sizes)
-        torch._foreach_mul_(factors, grad.to(wide))
+        torch._foreach_mul_(factors, grad)
         # the factor of a unit at zero is too large for half precision
         return [(m * factor.unsqueeze(1)).to(m.dtype) for m, factor in zip(rows, factors, strict=True)]
 

@@ -83,15 +83,28 @@ def evaluate(
         >>> for name, (value, raw) in evaluate({"l1": L1(0.5)}, TrainingPass(net), epoch=0):
         ...     print(name, value.item(), raw.item())
         l1 1.0 2.0
+
+    Raises:
+        TypeError: If a function of the user's own gives no scalar tensor.
     """
     network = training_pass.network
     for name, penalty in penalties.items():
         if not isinstance(penalty, Penalty):
-            yield name, PenaltyValue(penalty(network))
+            yield name, PenaltyValue(_scalar(name, penalty(network)))
         elif penalty.double_backward and not any(penalty.strengths(epoch)):
             yield name, PenaltyValue(next(network.parameters(), torch.empty(0)).new_zeros(()))
         else:
             yield name, penalty.weigh(penalty.terms_of(training_pass), epoch)
+
+
+def _scalar(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise TypeError(
+        f"penalty {name!r} must give a scalar tensor, got {given}; add up what it computes with torch, as in "
+        "`sum(p.square().sum() for p in network.parameters())`."
+    )
 
 
 def counted_twice(penalties: Mapping[str, AnyPenalty], network: nn.Module, optimizer: Optimizer) -> str | None:

@@ -23,6 +23,7 @@ class InputPenalty(Penalty):
         weight: The coefficient, at least 0; a number or a schedule. While it is 0 nothing is computed.
     """
 
+    on_images = True
     double_backward = True
     eager = True
 

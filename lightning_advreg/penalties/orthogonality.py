@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from lightning_advreg.parameters import Pattern, as_matrix, as_patterns, weights
 from lightning_advreg.penalties.base import Coefficient, WeightPenalty, as_coefficient
-from lightning_advreg.penalties.closed_form import closed_form, nothing
+from lightning_advreg.penalties.closed_form import closed_form, nothing, wide
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,19 @@ class Orthogonality(WeightPenalty):
 
 
 def _distance(matrices: Sequence[Tensor], diagonal: bool) -> Tensor:
-    flat = [m.detach() for m in matrices]
-    wide = [m.T if m.shape[0] > m.shape[1] else m for m in flat]
-    excess = [m @ m.T for m in wide]
+    dtype = wide(matrices)
+    lying = [m.shape[0] <= m.shape[1] for m in matrices]
+    rows = [m if lies else m.T for m, lies in zip((m.detach().to(dtype) for m in matrices), lying, strict=True)]
+    excess = [m @ m.T for m in rows]
     for gram in excess:
         gram.diagonal().sub_(1) if diagonal else gram.diagonal().zero_()
     value = torch.stack(torch._foreach_norm(excess)).square().sum()
 
     def gradient(grad: Tensor) -> list[Tensor]:
         # 4 E W: one product, where autograd would take one for each side of W W'
-        steps = [gram @ m for gram, m in zip(excess, wide, strict=True)]
+        steps = [gram @ m for gram, m in zip(excess, rows, strict=True)]
         torch._foreach_mul_(steps, 4 * grad)
-        return [step.T if m is not w else step for step, m, w in zip(steps, flat, wide, strict=True)]
+        upright = [step if lies else step.T for step, lies in zip(steps, lying, strict=True)]
+        return [step.to(m.dtype) for step, m in zip(upright, matrices, strict=True)]
 
     return closed_form(value, gradient, matrices)

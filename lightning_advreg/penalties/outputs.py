@@ -29,6 +29,8 @@ class ConfidencePenalty(Penalty):
         -2.3026
     """
 
+    on_images = True
+
     weight: Coefficient
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_advreg.parameters import Pattern, as_matrix
 from lightning_advreg.penalties.base import Coefficient, as_coefficient
-from lightning_advreg.penalties.closed_form import closed_form, nothing
+from lightning_advreg.penalties.closed_form import closed_form, nothing, wide
 from lightning_advreg.penalties.stateful import RememberingPenalty
 
 
@@ -43,7 +43,8 @@ class SpectralNormPenalty(RememberingPenalty):
 
     def remembered(self, module: nn.Module, name: str, weight: Tensor) -> Tensor:
         """Give an estimate of the first left singular vector, after 20 iterations."""
-        matrix = _wide(as_matrix(module, name, weight))
+        matrix = as_matrix(module, name, weight)
+        matrix = matrix.to(wide([matrix]))
         # a generator of its own, on the CPU: training draws the same numbers with this penalty as without
         drawn = torch.randn(len(matrix), generator=torch.Generator().manual_seed(0), device="cpu")
         u = [drawn.to(matrix)]
@@ -57,11 +58,11 @@ class SpectralNormPenalty(RememberingPenalty):
         if not named:
             return (nothing(module),)
         matrices = [as_matrix(module, name, weight) for name, weight in named]
-        wide = [_wide(m.detach()) for m in matrices]
+        precise = [m.detach().to(wide(matrices)) for m in matrices]
         memories = [self.memory(name) for name, _ in named]
-        u = [kept.to(m) for kept, m in zip(memories, wide, strict=True)]
+        u = [kept.to(m) for kept, m in zip(memories, precise, strict=True)]
         for _ in range(self.iterations):
-            u, v, sigma = _iteration(wide, u)
+            u, v, sigma = _iteration(precise, u)
         if module.training and torch.is_grad_enabled():
             torch._foreach_copy_(memories, u)
         value = torch.stack(sigma).square().sum() / 2
@@ -70,11 +71,7 @@ class SpectralNormPenalty(RememberingPenalty):
             scales = torch._foreach_mul(sigma, grad)
             return [torch.outer(a * s, b).to(m.dtype) for a, b, s, m in zip(u, v, scales, matrices, strict=True)]
 
-        return (closed_form(value.to(matrices[0].dtype), gradient, matrices),)
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        return (closed_form(value, gradient, matrices),)
 
 
 def _iteration(matrices: Sequence[Tensor], u: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

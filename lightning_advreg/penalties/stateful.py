@@ -105,9 +105,17 @@ class RememberingPenalty(Recorded, WeightPenalty, nn.Module):
     def _remember_(self, module: nn.Module) -> None:
         self._knows_weights = True
         for name, weight in self._all(module):
-            self.register_buffer(_key(name), self.remembered(module, name, weight.detach()))
+            kept, memory = self._buffers.get(_key(name)), self.remembered(module, name, weight.detach())
+            if kept is None or kept.shape != memory.shape:
+                self.register_buffer(_key(name), memory)
+            else:
+                # distributed training keeps hold of the tensors that it found
+                kept.copy_(memory)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        if not any(key.startswith(prefix) for key in state_dict):
+            # a checkpoint of a run without this penalty: it begins when training does
+            return
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key.removeprefix(prefix)
             if name.startswith("of/") and name not in self._buffers:

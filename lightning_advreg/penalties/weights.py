@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from lightning_advreg.parameters import Pattern, as_patterns, weights
 from lightning_advreg.penalties.base import Coefficient, WeightPenalty, as_coefficient
-from lightning_advreg.penalties.closed_form import closed_form, nothing
+from lightning_advreg.penalties.closed_form import closed_form, nothing, wide
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,14 @@ def _absolutes(parameters: Sequence[nn.Parameter], module: nn.Module) -> Tensor:
     if not parameters:
         return nothing(module)
     tensors = [p.detach() for p in parameters]
-    value = torch.stack(torch._foreach_norm(tensors, 1)).sum()
-    return closed_form(value, lambda grad: torch._foreach_mul(torch._foreach_sign(tensors), grad), parameters)
+    value = torch.stack(torch._foreach_norm(tensors, 1, dtype=wide(tensors))).sum()
+
+    def gradient(grad: Tensor) -> Sequence[Tensor]:
+        signs = torch._foreach_sign(tensors)
+        torch._foreach_mul_(signs, grad)
+        return signs
+
+    return closed_form(value, gradient, parameters)
 
 
 def _half_squares(parameters: Sequence[nn.Parameter], module: nn.Module) -> Tensor:
@@ -158,5 +164,5 @@ def half_squares(tensors: list[Tensor], parameters: Sequence[nn.Parameter]) -> T
         >>> half_squares([w.detach() - 1], [w])
         tensor(2., grad_fn=<_ClosedFormBackward>)
     """
-    value = torch.stack(torch._foreach_norm(tensors)).square().sum() / 2
+    value = torch.stack(torch._foreach_norm(tensors, dtype=wide(tensors))).square().sum() / 2
     return closed_form(value, lambda grad: torch._foreach_mul(tensors, grad), parameters)

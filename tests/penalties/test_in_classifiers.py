@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -23,6 +24,7 @@ from lightning_advreg.penalties import (
     GroupLasso,
     InputGradient,
     Jacobian,
+    Penalty,
     SpectralNormPenalty,
 )
 from lightning_advreg.perturbations import AWP
@@ -310,3 +312,51 @@ def test_nothing_of_a_step_is_held_afterwards():
     run(model, batches=1)
     assert model._images is None
     assert not any(layer._forward_hooks for layer in model.network.modules())
+
+
+@dataclass(frozen=True)
+class LogitSquares(Penalty):
+    """A penalty of the user's own, on the logits of a step."""
+
+    weight: float
+    on_images = True
+
+    def terms_of(self, training_pass):
+        return (training_pass.logits().square().mean(),)
+
+
+@pytest.mark.parametrize("objective", [None, PGDAT(), TRADES(), AdversarialMixup()])
+def test_a_penalty_of_the_users_own_on_logits_works_with_every_objective(objective):
+    penalties = [LogitSquares(0.5)]
+    if objective is None:
+        model = RegularizedClassifier(net(), penalties=penalties)
+    else:
+        model = AdversarialClassifier(net(), attack=ATTACK, objective=objective, penalties=penalties)
+    (metrics,) = run(model, batches=1)
+    value, raw = metrics["train/penalty/logitsquares"], metrics["train/penalty/logitsquares_raw"]
+    assert raw > 0
+    torch.testing.assert_close(value, 0.5 * raw)
+
+
+def test_two_of_a_kind_act_on_their_own_layers():
+    penalties = [L1(0.1, pattern="features.*"), L1(0.2, pattern="classifier.*"), L2SP(1, pattern="features.*"), L2SP(2)]
+    model = RegularizedClassifier(net(), penalties=penalties, optimizer=SGD)
+    assert list(model.penalties) == ["l1", "l1_2", "l2sp", "l2sp_2"]
+    start = copy.deepcopy(model.network)
+    (metrics,) = run(model, batches=1)
+    for name, layers, weight in (("l1", start.features, 0.1), ("l1_2", start.classifier, 0.2)):
+        expected = weight * sum(p.abs().sum() for p in layers.parameters() if p.dim() > 1)
+        torch.testing.assert_close(metrics[f"train/penalty/{name}"], expected.detach())
+    held = [{key for key in model.state_dict() if f".{name}.of/" in key} for name in ("l2sp", "l2sp_2")]
+    assert held[0] and all("of/features" in key for key in held[0])
+    assert any("of/classifier" in key for key in held[1])
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [(lambda n: n.features[0].bias.abs(), r"a tensor of shape \(4,\)"), (lambda n: 0.5, r"0\.5"), (print, "None")],
+)
+def test_a_function_that_gives_no_scalar_is_refused_by_name(function, given):
+    model = RegularizedClassifier(net(), penalties=[function])
+    with pytest.raises(TypeError, match=rf"penalty '.*' must give a scalar tensor, got {given}"):
+        run(model, batches=1)

@@ -71,11 +71,15 @@ def test_tied_weights_count_once(name):
 
 @each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_device_and_dtype_are_those_of_the_weights(name, dtype):
+def test_the_value_is_on_the_device_of_the_weights_in_float32_at_least(name, dtype):
     for module in (nn.Linear(3, 2), nn.BatchNorm1d(3)):
         penalty = started(name, module.to(dtype))
         value = penalty(module)
-        assert value.dtype == dtype and value.shape == () and value.device.type == "cpu"
+        assert (
+            value.dtype == torch.promote_types(dtype, torch.float32)
+            and value.shape == ()
+            and value.device.type == "cpu"
+        )
         if isinstance(penalty, nn.Module):
             penalty.to("meta")
         assert penalty(module.to("meta")).device.type == "meta"
@@ -106,3 +110,15 @@ def test_values_in_half_precision_are_near_those_in_float32(name):
     wide = started(name, network)(network)
     half = net().bfloat16().eval()
     torch.testing.assert_close(started(name, half)(half).float(), wide, rtol=0.03, atol=0)
+
+
+@each
+def test_float16_weights_of_any_number_have_a_finite_value_and_gradients_of_their_own_dtype(name):
+    # 90,000 weights of 3/4: their sum exceeds what float16 can hold
+    layer = nn.Linear(300, 300, bias=False).half()
+    nn.init.constant_(layer.weight, 0.75)
+    penalty = started(name, layer)
+    value = penalty(layer)
+    assert value.isfinite() and value > 0
+    value.backward()
+    assert layer.weight.grad.dtype == torch.float16 and layer.weight.grad.isfinite().all()
