@@ -5,10 +5,13 @@ medians over rounds in which bare step and regularisers take turns, so that a bu
 
 - ``step / bare``: the step with the regulariser, over the bare one;
 - ``alone / bare``: the regulariser by itself, value and gradients or projection, over the bare step. It says more than
-  the first where steps vary by more than a regulariser takes. Input penalties have none, as they need a forward pass.
+  the first where steps vary by more than a regulariser takes. What needs a forward pass has none.
+
+On the CPU, seconds are those that the process computes, so that other work on the machine does not count.
 
     python -m benchmarks.regularisation                                       # on the GPU if there is one, else the CPU
     python -m benchmarks.regularisation --sections penalties --batch-size 32 --rounds 5
+    python -m benchmarks.regularisation --alone                               # the second ratio only, in far less time
 """
 
 import argparse
@@ -21,6 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_advreg.constraints import (
+    AdaptiveBound,
+    Constraint,
+    MagnitudePruning,
+    MaxNorm,
+    NonNegative,
+    Orthogonal,
+    Parseval,
+    SpectralProjection,
+    WeightClip,
+)
+from lightning_advreg.modules.limits import Limits
 from lightning_advreg.networks import ResNet18
 from lightning_advreg.penalties import (
     L1,
@@ -40,6 +55,7 @@ from lightning_advreg.penalties import (
     WeightPenalty,
 )
 from lightning_advreg.penalties.in_training import begin, bind, evaluate, watching
+from lightning_advreg.perturbations import ASAM, AWP, SAM, WeightPerturbation
 
 Act = Callable[[], object]
 
@@ -72,9 +88,30 @@ def with_penalty(penalty: Penalty) -> Build:
     return build
 
 
+def with_perturbation(perturbation: WeightPerturbation) -> Build:
+    """Give the step whose gradient is taken at perturbed weights."""
+
+    def build(x: Tensor, y: Tensor) -> Contestant:
+        network = _network(x)
+        optimizer = _optimizer(network)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            climb = perturbation.climb_(network, lambda: F.cross_entropy(network(x), y))
+            with climb.at_the_top():
+                loss = F.cross_entropy(network(x), y)
+            loss.backward()
+            climb.back_()
+            optimizer.step()
+
+        return Contestant(step, None)
+
+    return build
+
+
 def _step(x: Tensor, y: Tensor, network: nn.Module, penalties: dict[str, Penalty] | None = None) -> Contestant:
     named = penalties or {}
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer = _optimizer(network)
     images = x.clone().requires_grad_(any(isinstance(p, InputPenalty) for p in named.values()))
 
     def step() -> None:
@@ -95,9 +132,50 @@ def _step(x: Tensor, y: Tensor, network: nn.Module, penalties: dict[str, Penalty
     return Contestant(step, alone if any(isinstance(p, WeightPenalty) for p in named.values()) else None)
 
 
+def _optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+
 def _network(x: Tensor) -> nn.Module:
     torch.manual_seed(0)
     return ResNet18().to(x.device).train()
+
+
+def with_constraint(make: Callable[[], Constraint]) -> Build:
+    """Give the step with a projection after it, reports included."""
+
+    def build(x: Tensor, y: Tensor) -> Contestant:
+        network = _network(x)
+        plain, limits = _step(x, y, network), Limits([make()]).to(x.device)
+
+        def alone() -> None:
+            limits.project_(network, epoch=0)
+
+        def step() -> None:
+            plain.step()
+            alone()
+
+        return Contestant(step, alone)
+
+    return build
+
+
+CONSTRAINTS: dict[str, Build] = {
+    "MaxNorm": with_constraint(lambda: MaxNorm(1.0)),
+    "MaxNorm (adaptive)": with_constraint(lambda: MaxNorm(AdaptiveBound(1.0))),
+    "WeightClip": with_constraint(lambda: WeightClip(0.05)),
+    "NonNegative": with_constraint(NonNegative),
+    "MagnitudePruning": with_constraint(lambda: MagnitudePruning(0.5)),
+    "MagnitudePruning (units)": with_constraint(lambda: MagnitudePruning(0.5, granularity="unit")),
+    "Parseval": with_constraint(Parseval),
+    "SpectralProjection": with_constraint(lambda: SpectralProjection(1.0)),
+    "SpectralProjection (convolution)": with_constraint(lambda: SpectralProjection(1.0, operator="convolution")),
+}
+
+DECOMPOSITIONS: dict[str, Build] = {
+    "SpectralProjection (exact)": with_constraint(lambda: SpectralProjection(1.0, exact=True)),
+    "Orthogonal": with_constraint(Orthogonal),
+}
 
 
 PENALTIES: dict[str, Build] = {
@@ -114,7 +192,18 @@ PENALTIES: dict[str, Build] = {
     "Jacobian (1 projection)": with_penalty(Jacobian(0.01)),
 }
 
-SECTIONS: dict[str, dict[str, Build]] = {"penalties": PENALTIES}
+PERTURBATIONS: dict[str, Build] = {
+    "SAM": with_perturbation(SAM()),
+    "ASAM": with_perturbation(ASAM()),
+    "AWP": with_perturbation(AWP()),
+}
+
+SECTIONS: dict[str, dict[str, Build]] = {
+    "penalties": PENALTIES,
+    "perturbations": PERTURBATIONS,
+    "constraints": CONSTRAINTS,
+    "decompositions": DECOMPOSITIONS,
+}
 
 
 def main() -> None:
@@ -125,6 +214,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=None, help="steps timed together; default: 1, on the GPU 20")
+    parser.add_argument("--alone", action="store_true", help="time the bare step, and regularisers by themselves")
     options = parser.parse_args()
     device = torch.device(options.device)
     repeats = options.repeats or (1 if device.type == "cpu" else 20)
@@ -134,29 +224,31 @@ def main() -> None:
     for section in options.sections:
         print(f"torch {torch.__version__}, {name}, batch {options.batch_size}, {options.rounds} rounds: {section}\n")
         print("| regulariser | step / bare | alone / bare |\n|---|---|---|", flush=True)
-        for row in _rows({"bare": bare, **SECTIONS[section]}, x, y, options.rounds, repeats):
+        for row in _rows({"bare": bare, **SECTIONS[section]}, x, y, options.rounds, repeats, options.alone):
             print(row, flush=True)
         print()
 
 
-def _rows(builds: dict[str, Build], x: Tensor, y: Tensor, rounds: int, repeats: int) -> list[str]:
+def _rows(builds: dict[str, Build], x: Tensor, y: Tensor, rounds: int, repeats: int, only_alone: bool) -> list[str]:
     contestants = {name: build(x, y) for name, build in builds.items()}
+    if only_alone:
+        contestants = {name: c for name, c in contestants.items() if name == "bare" or c.alone is not None}
     steps: dict[str, list[float]] = {name: [] for name in contestants}
     alone: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(rounds + 1):
         order = list(contestants) if index % 2 == 0 else list(reversed(contestants))
         for name in order:
             contestant = contestants[name]
-            seconds = _time(contestant.step, x, repeats)
+            seconds = 0.0 if only_alone and name != "bare" else _time(contestant.step, x, repeats)
             by_itself = 0.0 if contestant.alone is None else _time(contestant.alone, x, repeats)
             if index > 0:  # the first round warms up
                 steps[name].append(seconds)
                 alone[name].append(by_itself)
     rows = [f"| bare | 1 ({1000 * statistics.median(steps['bare']):,.1f} ms) | |"]
     for name, contestant in list(contestants.items())[1:]:
-        ratio = _median_ratio(steps[name], steps["bare"])
+        ratio = "" if only_alone else f"{_median_ratio(steps[name], steps['bare']):.3f}"
         share = "" if contestant.alone is None else f"{_median_ratio(alone[name], steps['bare']):.4f}"
-        rows.append(f"| {name} | {ratio:.3f} | {share} |")
+        rows.append(f"| {name} | {ratio} | {share} |")
     return rows
 
 
@@ -165,12 +257,13 @@ def _median_ratio(of: list[float], to: list[float]) -> float:
 
 
 def _time(act: Act, x: Tensor, repeats: int) -> float:
+    clock = time.process_time if x.device.type == "cpu" else time.perf_counter
     _wait(x.device)
-    started = time.perf_counter()
+    started = clock()
     for _ in range(repeats):
         act()
     _wait(x.device)
-    return (time.perf_counter() - started) / repeats
+    return (clock() - started) / repeats
 
 
 def _wait(device: torch.device) -> None:

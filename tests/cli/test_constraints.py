@@ -60,7 +60,8 @@ def test_every_constraint_is_a_line_of_yaml_and_comes_back_from_a_checkpoint():
     # two steps of a quarter of the way each, with units rounded
     assert (cli.model.network.features[3].weight.detach().flatten(1) == 0).all(1).any()
 
-    path = Path("runs", "checkpoints", "last.ckpt")
+    path = "last.ckpt"
+    cli.trainer.save_checkpoint(path)
     again = RegularizedClassifier.load_from_checkpoint(path)
     state, other = cli.model.limits.state_dict(), again.limits.state_dict()
     assert "maxnorm.value" in state
@@ -68,7 +69,7 @@ def test_every_constraint_is_a_line_of_yaml_and_comes_back_from_a_checkpoint():
     assert state.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in state.items())
 
-    resumed = main(["fit", "--config", "mine.yaml", *SHORT, "--trainer.max_epochs", "2", "--ckpt_path", str(path)])
+    resumed = main(["fit", "--config", "mine.yaml", *SHORT, "--trainer.max_epochs", "2", "--ckpt_path", path])
     assert resumed.trainer.current_epoch == 2
     assert (resumed.model.network.features[3].weight.detach().flatten(1) == 0).all(1).sum() >= 4
 
