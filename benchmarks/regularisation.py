@@ -24,6 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_advreg.constraints import (
+    AdaptiveBound,
+    Constraint,
+    MagnitudePruning,
+    MaxNorm,
+    NonNegative,
+    Orthogonal,
+    Parseval,
+    SpectralProjection,
+    WeightClip,
+)
+from lightning_advreg.modules.limits import Limits
 from lightning_advreg.networks import ResNet18
 from lightning_advreg.penalties import (
     L1,
@@ -129,6 +141,43 @@ def _network(x: Tensor) -> nn.Module:
     return ResNet18().to(x.device).train()
 
 
+def with_constraint(make: Callable[[], Constraint]) -> Build:
+    """Give the step with a projection after it, reports included."""
+
+    def build(x: Tensor, y: Tensor) -> Contestant:
+        network = _network(x)
+        plain, limits = _step(x, y, network), Limits([make()]).to(x.device)
+
+        def alone() -> None:
+            limits.project_(network, epoch=0)
+
+        def step() -> None:
+            plain.step()
+            alone()
+
+        return Contestant(step, alone)
+
+    return build
+
+
+CONSTRAINTS: dict[str, Build] = {
+    "MaxNorm": with_constraint(lambda: MaxNorm(1.0)),
+    "MaxNorm (adaptive)": with_constraint(lambda: MaxNorm(AdaptiveBound(1.0))),
+    "WeightClip": with_constraint(lambda: WeightClip(0.05)),
+    "NonNegative": with_constraint(NonNegative),
+    "MagnitudePruning": with_constraint(lambda: MagnitudePruning(0.5)),
+    "MagnitudePruning (units)": with_constraint(lambda: MagnitudePruning(0.5, granularity="unit")),
+    "Parseval": with_constraint(Parseval),
+    "SpectralProjection": with_constraint(lambda: SpectralProjection(1.0)),
+    "SpectralProjection (convolution)": with_constraint(lambda: SpectralProjection(1.0, operator="convolution")),
+}
+
+DECOMPOSITIONS: dict[str, Build] = {
+    "SpectralProjection (exact)": with_constraint(lambda: SpectralProjection(1.0, exact=True)),
+    "Orthogonal": with_constraint(Orthogonal),
+}
+
+
 PENALTIES: dict[str, Build] = {
     "L1": with_penalty(L1(1e-5)),
     "L2": with_penalty(L2(1e-4)),
@@ -149,7 +198,12 @@ PERTURBATIONS: dict[str, Build] = {
     "AWP": with_perturbation(AWP()),
 }
 
-SECTIONS: dict[str, dict[str, Build]] = {"penalties": PENALTIES, "perturbations": PERTURBATIONS}
+SECTIONS: dict[str, dict[str, Build]] = {
+    "penalties": PENALTIES,
+    "perturbations": PERTURBATIONS,
+    "constraints": CONSTRAINTS,
+    "decompositions": DECOMPOSITIONS,
+}
 
 
 def main() -> None:

@@ -68,9 +68,9 @@ class AdaptiveBound(Recorded, FullPrecision):
         maximum: Number | None = None,
     ) -> None:
         super().__init__()
-        self.share = _positive(share, "share", below=1)
-        self.rate = _positive(rate, "rate", maximum=1)
-        self.minimum = _positive(minimum, "minimum")
+        self.share = positive(share, "share", below=1)
+        self.rate = positive(rate, "rate", maximum=1)
+        self.minimum = positive(minimum, "minimum")
         self.maximum = None if maximum is None else to_float(maximum, "maximum", minimum=self.minimum)
         first = to_float(start, "start", minimum=self.minimum, maximum=self.maximum)
         self.register_buffer("value", torch.tensor(first, dtype=torch.float32))
@@ -114,7 +114,7 @@ def as_bound(bound: Bound, name: str = "bound") -> Bound:
         if bound.bounds is not None and bound.bounds[0] <= 0:
             raise ValueError(f"{name} must stay positive, got {bound.bounds[0]:g} from {bound!r}.")
         return bound
-    return _positive(bound, name)
+    return positive(bound, name)
 
 
 def bound_at(bound: Bound, epoch: float, like: Tensor) -> Tensor:
@@ -153,7 +153,22 @@ def follow_(bound: Bound, at_bound: Tensor, value: Tensor) -> Tensor | None:
     return None if isinstance(bound, float | str) else value
 
 
-def _positive(value: Number, name: str, *, maximum: float | None = None, below: float | None = None) -> float:
+def positive(value: Number, name: str, *, maximum: float | None = None, below: float | None = None) -> float:
+    """Read a number above 0.
+
+    Args:
+        value: The argument.
+        name: Its name, for the error message.
+        maximum: The largest value allowed.
+        below: A value that the number must be less than.
+
+    Raises:
+        ValueError: If it is not a number, or out of its range.
+
+    Example:
+        >>> positive("1/4", "gain", maximum=1)
+        0.25
+    """
     number = to_float(value, name, maximum=maximum, below=below)
     if number <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}.")

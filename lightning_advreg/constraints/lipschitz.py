@@ -118,7 +118,8 @@ class _Follower(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         call = Call(getattr(func, "__name__", str(func)), args, dict(kwargs or {}), self.bound_of)
         output = func(*args, **call.kwargs)
-        if not call.depends or not _holds_tensor(output):
+        # writing features into a constant gives nothing back, and would make the constant one of them
+        if not call.depends or not (_holds_tensor(output) or call.name == "__setitem__"):
             return output
         rule = RULES.get(call.name)
         if rule is None or not isinstance(output, Tensor):

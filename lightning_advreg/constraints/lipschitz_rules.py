@@ -89,11 +89,12 @@ def _batch_norm(call: Call) -> Tensor:
 
 
 def _max_pool(call: Call) -> Tensor:
-    return call.alone() * math.sqrt(math.prod(_overlaps(call)))
+    # of a dilated window every other tap may meet the same stride
+    return call.alone() * math.sqrt(math.prod(_overlaps(call, call.get(4, "dilation", 1))))
 
 
 def _average_pool(call: Call) -> Tensor:
-    dims = 2 if "2d" in call.name else 1 if "1d" in call.name else 3
+    dims = _dimensions(call)
     if call.get(6, "divisor_override") is not None:
         raise Unbounded(f"{call.name} with divisor_override is an operation without a known bound.")
     window = math.prod(_each(call.get(1, "kernel_size"), dims))
@@ -103,24 +104,34 @@ def _average_pool(call: Call) -> Tensor:
     return call.alone() * math.sqrt(math.prod(_overlaps(call)) / least)
 
 
-def _overlaps(call: Call) -> list[int]:
+def _overlaps(call: Call, dilation: Any = 1) -> list[int]:  # noqa: ANN401
     """In how many windows a pixel lies at most, along each dimension."""
-    dims = 2 if "2d" in call.name else 1 if "1d" in call.name else 3
+    dims = _dimensions(call)
     kernel = _each(call.get(1, "kernel_size"), dims)
-    given = call.get(2, "stride")
-    stride = kernel if given is None or given == () else _each(given, dims)
-    return [math.ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
+    stride = _each(call.get(2, "stride") or kernel, dims)
+    return [
+        math.ceil(k * math.gcd(s, d) / s) for k, s, d in zip(kernel, stride, _each(dilation, dims), strict=True)
+    ]
 
 
 def _adaptive_average_pool(call: Call) -> Tensor:
-    dims = 2 if "2d" in call.name else 1 if "1d" in call.name else 3
+    dims = _dimensions(call)
     sizes = call.get(0, "input").shape[-dims:]
     factor = 1.0
-    for n, wanted in zip(sizes, _each(call.get(1, "output_size"), dims), strict=True):
-        cells = n if wanted is None else wanted
-        # uneven windows overlap by a pixel, and the smallest holds n // cells of them
-        factor *= (1 if n % cells == 0 else 2) / max(n // cells, 1)
+    for pixels, wanted in zip(sizes, _each(call.get(1, "output_size"), dims), strict=True):
+        cells = pixels if wanted is None else wanted
+        # the largest sum of a column of the matrix, whose rows have the sum 1
+        columns = [0.0] * pixels
+        for cell in range(cells):
+            begin, end = cell * pixels // cells, -(-(cell + 1) * pixels // cells)
+            for pixel in range(begin, end):
+                columns[pixel] += 1 / (end - begin)
+        factor *= max(columns)
     return call.alone() * math.sqrt(factor)
+
+
+def _dimensions(call: Call) -> int:
+    return next(n for n in (1, 2, 3) if f"{n}d" in call.name)
 
 
 def _mean(call: Call) -> Tensor:
@@ -156,14 +167,15 @@ def _product(call: Call) -> Tensor:
 
 
 def _quotient(call: Call) -> Tensor:
+    if call.kwargs.get("rounding_mode") is not None:
+        raise Unbounded(f"{call.name} with rounding_mode jumps, and has no bound.")
     _same_size(call, call.args[0])
     return call.alone() * _largest(1 / call.get(1, "other"))
 
 
 def _same_size(call: Call, feature: Tensor) -> None:
-    shapes = [i.shape[1:] for i in call.items if isinstance(i, Tensor)]
-    # the images of a batch are on their own, but features spread over a larger constant count several times
-    if feature.dim() and torch.broadcast_shapes(*shapes) != feature.shape[1:]:
+    # features spread over a larger constant count several times
+    if torch.broadcast_shapes(*(i.shape for i in call.items if isinstance(i, Tensor))) != feature.shape:
         raise Unbounded(f"{call.name} repeats features, an operation without a known bound.")
 
 
@@ -180,8 +192,16 @@ def _scaled(position: int, name: str, default: float) -> Rule:
 
 
 def _dropout(call: Call) -> Tensor:
-    if call.get(2, "training", False):
+    if call.get(2, "training", True):
         raise Unbounded(f"{call.name} in training is random and has no bound.")
+    return call.alone()
+
+
+def _part(call: Call) -> Tensor:
+    index = call.args[1]
+    parts = index if isinstance(index, tuple) else (index,)
+    if not all(part is None or part is ... or isinstance(part, int | slice) for part in parts):
+        raise Unbounded("indexing by lists or tensors may repeat features, an operation without a known bound.")
     return call.alone()
 
 
@@ -201,7 +221,7 @@ def _precise(weight: Tensor) -> Tensor:
 
 
 _SHAPES = (
-    "flatten view reshape unflatten permute transpose contiguous squeeze unsqueeze __getitem__ narrow select movedim"
+    "flatten view reshape unflatten permute transpose contiguous squeeze unsqueeze narrow select movedim"
 )
 _COPIES = "clone detach to float double half bfloat16 neg"
 _GENTLE = "relu relu_ relu6 hardtanh tanh tanh_ softplus abs clamp clamp_min clamp_max"
@@ -221,6 +241,7 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("cat", "concat", "stack"), _side_by_side),
     "linear": _linear,
     "batch_norm": _batch_norm,
+    "__getitem__": _part,
     "mean": _mean,
     "sum": _sum_over,
     "pad": _pad,
@@ -230,6 +251,7 @@ RULES: Final[dict[str, Rule]] = {
     # the largest derivatives, rounded up
     "silu": _steepest(1.1),
     "gelu": _steepest(1.13),
-    "softmax": _steepest(1.0),
+    # diag(p) - pp' has rows of absolute sum 2 p (1 - p)
+    "softmax": _steepest(0.5),
 }
 """Rules by the names of operations."""

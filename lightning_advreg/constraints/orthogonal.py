@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advreg.constraints.base import Projected, Projection, Weights, relative, share
+from lightning_advreg.constraints.bounds import positive
 from lightning_advreg.constraints.units import matrices, write_
 from lightning_advreg.parameters import Pattern, as_patterns
 from lightning_advreg.values import Number, to_float
@@ -48,7 +49,7 @@ class Orthogonal(Projection):
     pattern: Pattern = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", _positive(self.gain, "gain"))
+        object.__setattr__(self, "gain", positive(self.gain, "gain"))
         object.__setattr__(self, "pattern", as_patterns(self.pattern))
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
@@ -109,7 +110,7 @@ class Parseval(Projection):
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", to_float(self.beta, "beta", maximum=0.5))
         for name in ("beta", "gain"):
-            object.__setattr__(self, name, _positive(getattr(self, name), name))
+            object.__setattr__(self, name, positive(getattr(self, name), name))
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}.")
         object.__setattr__(self, "pattern", as_patterns(self.pattern))
@@ -134,10 +135,3 @@ class Parseval(Projection):
 def _cubed(w: Tensor) -> tuple[Tensor, Tensor]:
     """Give two matrices whose product is ``W W' W``, with the smaller Gram matrix."""
     return (w @ w.mT, w) if w.shape[1] <= w.shape[2] else (w, w.mT @ w)
-
-
-def _positive(value: Number, name: str) -> float:
-    number = to_float(value, name)
-    if number <= 0:
-        raise ValueError(f"{name} must be positive, got {value!r}.")
-    return number

@@ -20,6 +20,8 @@ Granularity: TypeAlias = Literal["weight", "unit"]
 Scope: TypeAlias = Literal["layer", "network"]
 """Where magnitudes are compared: within each layer, or over the whole network."""
 
+_NEVER = -1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class CubicSparsity(Schedule):
@@ -58,9 +60,10 @@ class CubicSparsity(Schedule):
         """Give the sparsity at a moment of training."""
         (start, end), epochs = self.bounds, to_float(self.epochs, "epochs")
         past = epoch - to_float(self.start_epoch, "start_epoch")
+        # both ends before the formula, whose rounding would miss them by the last digit
         if past >= epochs:
             return end
-        return end + (start - end) * (1 - max(past, 0.0) / epochs) ** 3
+        return start if past <= 0 else end + (start - end) * (1 - past / epochs) ** 3
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -119,8 +122,8 @@ class MagnitudePruning(StatefulProjection):
         if self.interval <= 0:
             raise ValueError(f"interval must be positive, got {interval!r}.")
         self.pattern = as_patterns(pattern)
-        # not saved: magnitudes compared again at the same sparsity give the same masks
-        self._pruned_to: float | None = None
+        # the sparsity of the last look at the magnitudes: on the host, where comparing it waits for no device
+        self._pruned_to = _NEVER
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
         """Set what is pruned to 0, after a look at the magnitudes where one is due."""
@@ -193,9 +196,13 @@ class MagnitudePruning(StatefulProjection):
         begun = math.floor(epoch / self.interval + 1e-6) * self.interval
         return _in_range(self.sparsity.value(begun), self.sparsity)
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
-        self._pruned_to = None
+    def get_extra_state(self) -> Tensor:
+        """Give the sparsity of the last look, for checkpoints: a second look would find other units."""
+        return torch.tensor(self._pruned_to, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the sparsity of the last look."""
+        self._pruned_to = float(state)
 
 
 def _largest(scores: Tensor, target: float) -> Tensor:

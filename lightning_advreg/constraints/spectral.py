@@ -29,8 +29,8 @@ class SpectralProjection(StatefulProjection):
     Gouk et al. 2021, algorithm 2): weights below the bound are left alone.
 
     - By **power iteration** (default), ``v <- W'u / |W'u|, sigma = |W v|, u <- W v / sigma``, whose vectors are kept
-      from step to step, and iterated 100 times when a weight is first seen. Its sigma approaches the norm from below, so
-      that the limit holds up to what the iteration has not caught up with.
+      from step to step, and iterated 100 times when a weight is first seen. Its sigma approaches the norm from below,
+      so that the limit holds up to what the iteration has not caught up with.
     - **Exact**, by singular value decomposition: values above the bound are cut to it, the nearest point of the set in
       the Frobenius norm. It costs far more, and waits for the device.
 

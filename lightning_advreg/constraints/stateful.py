@@ -44,6 +44,7 @@ class StatefulProjection(Recorded, Projection, FullPrecision):
         for name in list(self._buffers):
             del self._buffers[name]
         for name, value in stored.items():
-            if "." not in name:
+            # as _held names them, and nothing of a bound below
+            if "/" in name:
                 self.register_buffer(name, torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -104,7 +104,7 @@ def test_an_average_is_not_orthogonal_but_no_larger():
     ("make", "message"),
     [
         (lambda: Orthogonal(gain=0), "gain must be positive, got 0"),
-        (lambda: Parseval(gain="-1"), "gain must be positive, got -1"),
+        (lambda: Parseval(gain="-1"), "gain must be positive, got '-1'"),
         (lambda: Parseval(beta=0), "beta must be positive, got 0"),
         (lambda: Parseval(beta=0.6), "beta must be at most 0.5, got 0.6"),
         (lambda: Parseval(steps=0), "steps must be an integer of at least 1, got 0"),

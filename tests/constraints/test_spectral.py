@@ -147,11 +147,13 @@ def test_the_norm_bound_of_a_large_map_is_tight():
 
 @every_convolution
 def test_convolutions_are_scaled_to_the_bound_of_their_operator(make):
-    layer = randomised(make())
-    constraint = SpectralProjection(0.5, operator="convolution", steps=100, map_size=5)
+    layer = randomised(make()).double()
+    constraint = SpectralProjection(0.5, operator="convolution", map_size=5)
     projected = constraint.project_(layer)
     assert projected.moved == 1
-    assert constraint._norm(layer, "weight", layer.weight).sigma.item() == pytest.approx(0.5, rel=1e-3)
+    matrix = explicit_matrix(lambda x: apply(layer, layer.weight.detach(), x), input_shape(layer, layer.weight, 5))
+    # from below, and slowly where the largest singular values lie close together
+    assert 0.5 - 1e-9 <= torch.linalg.matrix_norm(matrix, 2).item() < 0.51
 
 
 def test_the_flat_kernel_and_the_convolution_differ_as_documented():

@@ -8,11 +8,21 @@ from torch import nn
 
 from lightning_advreg import GAN, AdversarialClassifier, RegularizedClassifier
 from lightning_advreg.attacks import PGD
-from lightning_advreg.constraints import Budget, MaxNorm, WeightClip
+from lightning_advreg.constraints import (
+    AdaptiveBound,
+    Budget,
+    CubicSparsity,
+    MagnitudePruning,
+    MaxNorm,
+    Parseval,
+    SpectralProjection,
+    WeightClip,
+)
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.modules import LinearOneCycle
 from lightning_advreg.networks import MLPDiscriminator, MLPGenerator, MNISTConvNet
 from lightning_advreg.penalties import L1, L2, ElasticNet
+from lightning_advreg.schedules import Ramp
 
 QUIET = {
     "accelerator": "cpu",
@@ -93,6 +103,18 @@ def regularized(**settings):
             **settings,
         }
     )
+
+
+def every_constraint():
+    """Constraints that carry tensors, follow a schedule, adapt, or measure, in an order in which all hold."""
+    return [
+        Parseval(beta=1e-3),
+        SpectralProjection(Ramp(epochs=2, start=2, end=1.5), steps=5),
+        MaxNorm(AdaptiveBound(0.6, share=0.25, rate=0.1)),
+        WeightClip("1/2"),
+        MagnitudePruning(CubicSparsity(end=0.5, epochs=2), interval=0.25),
+        Budget(parameters=100_000),
+    ]
 
 
 def gan(**settings):

@@ -37,3 +37,12 @@ def test_every_objective_keeps_the_processes_together(weights, name):
     first, second = weights[f"{name}-0"], weights[f"{name}-1"]
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert all(value.isfinite().all() for value in first.values())
+
+
+def test_hard_limits_hold_in_two_processes(weights):
+    kernels = [value for value in weights["constraints-0"].values() if value.dim() > 1]
+    assert len(kernels) > 2
+    for kernel in kernels:
+        assert kernel.abs().max() <= 0.5
+        assert (kernel == 0).sum() == int(0.5 * kernel.numel() + 0.5)
+        assert torch.linalg.svdvals(kernel.flatten(1))[0] < 1.6

@@ -27,7 +27,7 @@ from lightning_advreg.objectives import (
 )
 from lightning_advreg.perturbations import ASAM, AWP, SAM
 
-from .parts import conv, trainer
+from .parts import conv, every_constraint, trainer
 
 _PGD = PGD(eps=0.2, step_size=0.1, steps=2)
 _NORMS = WorstOf([_PGD, PGD(norm="l2", eps=1.0, step_size=0.5, steps=2)])
@@ -57,6 +57,7 @@ def runs():
         "awp": {"attack": _PGD, "objective": TRADES(), "weight_perturbation": AWP()},
         "sam": {"attack": _PGD, "weight_perturbation": SAM()},
         "asam": {"attack": _PGD, "weight_perturbation": ASAM()},
+        "constraints": {"attack": _PGD, "constraints": every_constraint()},
     }
 
 
