@@ -1,6 +1,7 @@
 """Callbacks: evaluation under attack, adversarial training, convergence, averages and pictures, for any module."""
 
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
+from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
@@ -11,6 +12,7 @@ from lightning_advreg.callbacks.weight_average import WeightAverage, load_averag
 __all__ = [
     "AdversarialExamples",
     "AdversarialTraining",
+    "BatchAugmentation",
     "ConvergenceMonitor",
     "GeneratedSamples",
     "RobustAccuracy",

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_advreg.attacks import borrowed
-from lightning_advreg.checks import check_batch, check_logits
+from lightning_advreg.augmentations.base import as_labels
+from lightning_advreg.checks import check_batch, check_logits, check_shares
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.modules.base import CheckpointedModule, by_name
@@ -61,6 +62,8 @@ class Classifier(CheckpointedModule, ABC):
 
     replays = 1
     required = ("network",)
+    takes_shares = False
+    """Whether training labels may be shares of classes ``(N, K)``, as mixup gives them."""
 
     def __init__(
         self,
@@ -235,10 +238,17 @@ class Classifier(CheckpointedModule, ABC):
         """Check the first batch of an epoch: pixels, labels, and one logit per class.
 
         Raises:
-            TypeError: If images are not floating point or labels are not integers.
+            TypeError: If images are not floating point, or labels are neither integers nor shares of classes that this
+                classifier takes.
             ValueError: If pixels or labels are out of range, or the network's outputs are not one logit per class.
         """
-        check_batch(x, y)
+        shares = y if self.training and y.is_floating_point() and y.dim() == 2 else None
+        if shares is not None and not self.takes_shares:
+            raise TypeError(
+                f"{type(self).__name__} attacks images of one class each, and labels are shares of classes "
+                f"{tuple(shares.shape)}; take MixUp and CutMix off, and use objective=AdversarialMixup() instead."
+            )
+        check_batch(x, y if shares is None else None)
         with borrowed(self.network), torch.no_grad():
             if self._channels_last:
                 self._channels_last = keeps_channels_last_(self.network, x[:1])
@@ -246,7 +256,10 @@ class Classifier(CheckpointedModule, ABC):
         num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if isinstance(num_classes, int):
             check_logits(logits, num_classes)
-        check_batch(x, y, num_classes=logits.shape[-1])
+        if shares is None:
+            check_batch(x, y, num_classes=logits.shape[-1])
+        else:
+            check_shares(shares, logits)
 
     def epochs_done(self, batch_idx: int) -> float:
         """Give the number of epochs before a batch, with its fraction."""
@@ -274,5 +287,5 @@ class Classifier(CheckpointedModule, ABC):
     def _log_accuracy(self, name: str, accuracy: Accuracy, logits: Tensor | None, y: Tensor) -> None:
         if logits is None:
             return
-        accuracy.update(logits.detach(), y)
+        accuracy.update(logits.detach(), as_labels(y))
         self.log(name, accuracy, on_step=False, on_epoch=True, prog_bar=True)

@@ -20,7 +20,9 @@ class RegularizedClassifier(Classifier):
     """A classifier trained on clean images under soft and hard limits: ``min E[CE(f(x), y)] + penalties``.
 
     Soft limits are penalties, terms of the loss; hard limits are constraints, met exactly after every step. Norm
-    layers, activation and dropout are arguments of the network.
+    layers, activation and dropout are arguments of the network. Labels of training batches may be shares of classes
+    ``(N, K)``, as the callback ``BatchAugmentation`` gives them with ``MixUp`` or ``CutMix``; ``train/acc`` then counts
+    the class with the largest share.
 
     Args:
         network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; normalisation belongs inside.
@@ -43,6 +45,8 @@ class RegularizedClassifier(Classifier):
         >>> limits = [MaxNorm(3.0), Budget(parameters=200_000)]
         >>> model = RegularizedClassifier(MNISTConvNet(dropout=0.3), penalties=[L1(1e-5)], constraints=limits)
     """
+
+    takes_shares = True
 
     def __init__(
         self,
