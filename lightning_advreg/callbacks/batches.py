@@ -7,9 +7,7 @@ from typing import cast
 from torch import Tensor
 
 
-def taken_apart(
-    batch: object, keys: tuple[str, str], callback: str = "AdversarialTraining"
-) -> tuple[Tensor, Tensor]:
+def taken_apart(batch: object, keys: tuple[str, str], callback: str = "AdversarialTraining") -> tuple[Tensor, Tensor]:
     """Give images and labels of a batch.
 
     Args:

@@ -66,7 +66,9 @@ class PixelUnits:
             ValueError: If they lie outside.
         """
         if not pixels.is_floating_point():
-            raise TypeError(f"images must be floating point in [0, 1], got {pixels.dtype}; convert with x.float() / 255.")
+            raise TypeError(
+                f"images must be floating point in [0, 1], got {pixels.dtype}; convert with x.float() / 255."
+            )
         low, high = (bound.item() for bound in pixels.aminmax())
         tolerance = RANGE_TOLERANCE if self._normalize is None else _ROUNDING
         # written so that NaN fails too
@@ -74,5 +76,5 @@ class PixelUnits:
             raise ValueError(
                 f"{self._owner} takes pixels in [0, 1], but those of the first training batch go from {low:g} to "
                 f"{high:g}. Give the numbers that the data are normalised with, {self._owner}(..., mean=(...), "
-                "std=(...)), one per channel in units of [0, 1] pixels; if pixels go up to 255, divide by 255 in the data."
+                "std=(...)), one per channel, in units of [0, 1]; if pixels go up to 255, divide by 255 in the data."
             )

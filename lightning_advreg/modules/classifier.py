@@ -26,7 +26,8 @@ from lightning_advreg.modules.limits import Limits
 from lightning_advreg.modules.penalties import add_penalties, states, warn_of_double_decay
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
-from lightning_advreg.penalties import ConfidencePenalty, InputPenalty, Penalty, TrainingPass
+from lightning_advreg.parameters import parameter_groups
+from lightning_advreg.penalties import ConfidencePenalty, InputPenalty, JensenShannon, Penalty, TrainingPass
 from lightning_advreg.penalties.in_training import begin, bind, watching
 from lightning_advreg.perturbations import Climb, WeightPerturbation
 from lightning_advreg.values import to_float
@@ -58,6 +59,7 @@ class Classifier(CheckpointedModule, ABC):
         engine: What makes training fast, or None for none of it.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+        decay_biases: Whether the optimizer's ``weight_decay`` acts on biases and the scales of normalisation layers.
     """
 
     replays = 1
@@ -74,6 +76,7 @@ class Classifier(CheckpointedModule, ABC):
         engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        decay_biases: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
@@ -90,6 +93,7 @@ class Classifier(CheckpointedModule, ABC):
         self._channels_last = False
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.decay_biases = decay_biases
         self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
         self.limits.check(network)
 
@@ -162,7 +166,7 @@ class Classifier(CheckpointedModule, ABC):
 
     @property
     def _penalises_images(self) -> bool:
-        return any(isinstance(p, InputPenalty | ConfidencePenalty) for p in self.penalties.values())
+        return any(isinstance(p, InputPenalty | ConfidencePenalty | JensenShannon) for p in self.penalties.values())
 
     def on_after_backward(self) -> None:
         """Go back to the weights that the optimizer is to move."""
@@ -187,7 +191,8 @@ class Classifier(CheckpointedModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule, and say so if weight decay is counted twice."""
-        optimizer = self.optimizer(self.network.parameters())
+        # an optimizer's own weight_decay holds for the groups that do not name one
+        optimizer = self.optimizer(self.network.parameters() if self.decay_biases else parameter_groups(self.network))
         warn_of_double_decay(self.penalties, self.network, optimizer)
         if self.lr_scheduler is None:
             return optimizer

@@ -34,6 +34,8 @@ class RegularizedClassifier(Classifier):
         engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+        decay_biases: Whether the optimizer's ``weight_decay`` acts on biases and the scales of normalisation layers
+            too, as PyTorch's optimizers do. Usual recipes say no.
 
     Raises:
         ValueError: If ``label_smoothing`` is out of its range or the network exceeds a budget.
@@ -58,8 +60,11 @@ class RegularizedClassifier(Classifier):
         engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        decay_biases: bool = True,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        super().__init__(
+            network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler, decay_biases
+        )
         self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
 
     def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
