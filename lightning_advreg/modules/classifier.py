@@ -250,8 +250,8 @@ class Classifier(CheckpointedModule, ABC):
         shares = y if self.training and y.is_floating_point() and y.dim() == 2 else None
         if shares is not None and not self.takes_shares:
             raise TypeError(
-                f"{type(self).__name__} attacks images of one class each, and labels are shares of classes "
-                f"{tuple(shares.shape)}; take MixUp and CutMix off, and use objective=AdversarialMixup() instead."
+                f"labels must be integer class indices, got {y.dtype} of shape {tuple(y.shape)}: {type(self).__name__} "
+                "attacks images of one class each. Take MixUp and CutMix off, and use objective=AdversarialMixup()."
             )
         check_batch(x, y if shares is None else None)
         with borrowed(self.network), torch.no_grad():

@@ -6,7 +6,7 @@ from lightning.pytorch import seed_everything
 from torch import nn
 
 from lightning_advreg import AdversarialClassifier
-from lightning_advreg.attacks import PGD
+from lightning_advreg.attacks import PGD, borrowed
 from lightning_advreg.callbacks.activation_noise import ActivationNoise
 from tests.modules import parts
 
@@ -59,7 +59,7 @@ def test_attacks_see_none(tmp_path):
 
     class Repeated(PGD):
         def __call__(self, model, x, y):
-            with torch.no_grad():
+            with borrowed(model), torch.no_grad():
                 assert model(x).equal(model(x))
             return super().__call__(model, x, y)
 
