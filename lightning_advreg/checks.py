@@ -6,6 +6,9 @@ from torch import Tensor
 RANGE_TOLERANCE = 1e-4
 """How far outside [0, 1] a pixel may lie before it is an error: room for the rounding of resizing."""
 
+_SHARES_TOLERANCE = 2e-2
+"""How far from 1 the shares of an image may sum to: room for the rounding of half precision."""
+
 
 def check_batch(x: Tensor, y: Tensor | None = None, *, num_classes: int | None = None) -> None:
     """Check that a batch is what every network and attack of this library expects.
@@ -88,6 +91,36 @@ def check_logits(logits: Tensor, num_classes: int, *, source: str = "the data") 
         raise ValueError(
             f"the network gives outputs of shape {tuple(logits.shape)}, but {source} has {num_classes} classes; "
             f"give it logits of shape (N, {num_classes}), for networks of this library with num_classes={num_classes}."
+        )
+
+
+def check_shares(shares: Tensor, logits: Tensor) -> None:
+    """Check labels that are shares of classes, as mixup gives them.
+
+    Args:
+        shares: Floating point, of shape ``(N, K)``, at least 0 and with rows of sum 1.
+        logits: Logits ``(..., K)`` of the network.
+
+    Raises:
+        ValueError: If they are none, or of another number of classes than the logits.
+
+    Example:
+        >>> check_shares(torch.tensor([[0.3, 0.7]]), torch.zeros(1, 2))
+        >>> check_shares(torch.tensor([[3.0, 7.0]]), torch.zeros(1, 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: labels that are shares of classes must be at least 0 and sum to 1, got shares from 3 to 7; ...
+    """
+    if shares.dim() != 2 or shares.shape[1] != logits.shape[-1]:
+        raise ValueError(
+            f"labels that are shares of classes must have shape (N, {logits.shape[-1]}), a share for each logit, got "
+            f"{tuple(shares.shape)}; set num_classes of the augmentation, or the number of outputs of the network."
+        )
+    low, high = shares.aminmax()
+    if not bool((low >= 0) & ((shares.sum(1) - 1).abs() < _SHARES_TOLERANCE).all()):
+        raise ValueError(
+            f"labels that are shares of classes must be at least 0 and sum to 1, got shares from {low.item():g} to "
+            f"{high.item():g}; divide them by their sum, or give class indices."
         )
 
 

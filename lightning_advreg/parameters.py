@@ -3,9 +3,11 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+
+from lightning_advreg.values import Number, to_float
 
 Pattern: TypeAlias = str | Sequence[str] | None
 """Names of parameters with ``*``, ``?`` and ``[...]`` as in file names, one or several, or None for all."""
@@ -60,6 +62,45 @@ def weights(
     if unmatched:
         raise ValueError(_no_match(module, sorted(unmatched)[0], include_biases))
     yield from found
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: Number | None = None, *, exempt: Pattern = None
+) -> list[dict[str, Any]]:
+    """Give the parameters of a network in two groups for an optimizer: weights, and those that are not to decay.
+
+    Without weight decay are biases, the scales and shifts of normalisation layers, and all else with one dimension, as
+    :func:`weights` has it. Weight decay on them limits what the network can centre and scale, not its capacity, and
+    the usual recipes leave it out (He et al. 2019, section 3.1, "no bias decay").
+
+    Args:
+        module: The network.
+        weight_decay: Of the weights, at least 0; None for the optimizer's own, given beside the groups.
+        exempt: Names of weights that are not to decay either, as in ``module.named_parameters()``, such as
+            ``"*.embedding.weight"``; or several.
+
+    Returns:
+        The groups that are not empty, in which each parameter of the network is once, frozen ones too.
+
+    Raises:
+        ValueError: If ``weight_decay`` is negative, or a name matches no weight.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+        >>> optimizer = torch.optim.SGD(parameter_groups(net, 5e-4), lr=0.1)
+        >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
+        [(1, 0.0005), (3, 0.0)]
+    """
+    decayed = {id(p) for _, p in weights(module, include_frozen=True)}
+    if exempt is not None:
+        decayed -= {id(p) for _, p in weights(module, pattern=exempt, include_frozen=True)}
+    strength = {} if weight_decay is None else {"weight_decay": to_float(weight_decay, "weight_decay", minimum=0)}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in module.parameters() if id(p) in decayed], **strength},
+        {"params": [p for p in module.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def matches(name: str, pattern: str) -> bool:

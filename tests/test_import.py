@@ -8,7 +8,8 @@ import pytest
 import lightning_advreg
 
 HEAVY = ["lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "wandb", "matplotlib", "timm", "sklearn"]
-ROOMS = ["networks", "attacks", "objectives", "penalties", "constraints", "values", "checks", "parameters"]
+ROOMS = ["networks", "attacks", "augmentations", "objectives", "penalties", "constraints", "values", "checks"]
+ROOMS += ["parameters"]
 
 
 def modules_brought_in(statement, *, after=""):

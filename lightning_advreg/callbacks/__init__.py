@@ -1,6 +1,9 @@
 """Callbacks: evaluation under attack, adversarial training, convergence, averages and pictures, for any module."""
 
+from lightning_advreg.callbacks.activation_noise import ActivationNoise
+from lightning_advreg.callbacks.adaptive_gradient_clipping import AdaptiveGradientClipping, clip_adaptively_
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
+from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
@@ -9,13 +12,17 @@ from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
 from lightning_advreg.callbacks.weight_average import WeightAverage, load_average_
 
 __all__ = [
+    "ActivationNoise",
+    "AdaptiveGradientClipping",
     "AdversarialExamples",
     "AdversarialTraining",
+    "BatchAugmentation",
     "ConvergenceMonitor",
     "GeneratedSamples",
     "RobustAccuracy",
     "RobustEvaluation",
     "WeightAverage",
+    "clip_adaptively_",
     "load_average_",
     "log_image",
 ]

@@ -17,6 +17,7 @@ from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.schedule import given_schedule
 from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.callbacks.batches import check_labels, put_together, taken_apart
+from lightning_advreg.callbacks.changed_batches import change_batches
 from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_types
 from lightning_advreg.modules import AdversarialClassifier
 from lightning_advreg.networks.base import Normalize
@@ -123,27 +124,7 @@ class AdversarialTraining(Callback):
         """Find the model, and stand between the Trainer and ``training_step``."""
         self._victim = _Victim(pl_module, self._find_model(pl_module), self._normalize)
         self._checked = False
-        step = pl_module.training_step
-
-        # Not on_train_batch_start, which can change a batch in place only, and with it a data set whose tensors the
-        # batch is a view of; nor on_after_batch_transfer, which the data module may own, and which knows no autocast
-        # and no logging. What the strategy calls is the attribute of the instance, under DDP inside its forward.
-        @functools.wraps(step)
-        def training_step(batch: object, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            if self._attacked is None:
-                self._attacked = self._attack_batch(trainer, pl_module, batch)
-            return step(self._attacked, *args, **kwargs)
-
-        before = vars(pl_module).get("training_step")
-        pl_module.training_step = training_step  # type: ignore[method-assign]
-
-        def restore() -> None:
-            if before is None:
-                del pl_module.training_step
-            else:
-                pl_module.training_step = before  # type: ignore[method-assign]
-
-        self._restore = restore
+        self._restore = change_batches(pl_module, functools.partial(self._attacked_once, trainer, pl_module))
 
     def on_train_batch_start(
         self,
@@ -189,6 +170,11 @@ class AdversarialTraining(Callback):
         if not callable(found):
             raise TypeError(f"model={self.model!r} of {name} cannot be called, it is {type(found).__name__}.")
         return cast(Model, found)
+
+    def _attacked_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
+        if self._attacked is None:
+            self._attacked = self._attack_batch(trainer, pl_module, batch)
+        return self._attacked
 
     def _attack_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
         assert self._victim is not None

@@ -7,12 +7,13 @@ from typing import cast
 from torch import Tensor
 
 
-def taken_apart(batch: object, keys: tuple[str, str]) -> tuple[Tensor, Tensor]:
+def taken_apart(batch: object, keys: tuple[str, str], callback: str = "AdversarialTraining") -> tuple[Tensor, Tensor]:
     """Give images and labels of a batch.
 
     Args:
         batch: ``(x, y)``, ``[x, y]``, or a dict.
         keys: The keys of images and labels in a dict.
+        callback: Who asks, for the message.
 
     Raises:
         TypeError: If it is none of these.
@@ -27,15 +28,21 @@ def taken_apart(batch: object, keys: tuple[str, str]) -> tuple[Tensor, Tensor]:
         found += f" of {', '.join(type(part).__name__ for part in batch)}"
     if len(pair) != 2 or not (isinstance(pair[0], Tensor) and isinstance(pair[1], Tensor)):
         raise TypeError(
-            f"AdversarialTraining needs batches (x, y) of two tensors, or dicts with the keys {keys[0]!r} and "
+            f"{callback} needs batches (x, y) of two tensors, or dicts with the keys {keys[0]!r} and "
             f"{keys[1]!r}, got {found}; set keys=(...), or change batches in the loader's collate_fn or in "
             "`on_after_batch_transfer` of the module."
         )
     return pair[0], pair[1]
 
 
-def put_together(batch: object, keys: tuple[str, str], x: Tensor) -> object:
+def put_together(batch: object, keys: tuple[str, str], x: Tensor, y: Tensor | None = None) -> object:
     """Give a batch like ``batch``, with images ``x`` in place of its own; ``batch`` stays as it is.
+
+    Args:
+        batch: ``(x, y)``, ``[x, y]``, or a dict.
+        keys: The keys of images and labels in a dict.
+        x: The images.
+        y: The labels; None for those of the batch.
 
     Example:
         >>> import torch
@@ -45,8 +52,10 @@ def put_together(batch: object, keys: tuple[str, str], x: Tensor) -> object:
     if isinstance(batch, MutableMapping):
         changed = copy(batch)
         changed[keys[0]] = x
+        if y is not None:
+            changed[keys[1]] = y
         return changed
-    _, y = cast(Sequence[Tensor], batch)
+    y = cast(Sequence[Tensor], batch)[1] if y is None else y
     if hasattr(batch, "_fields"):  # a named tuple
         return type(batch)(x, y)  # type: ignore[call-arg]
     return [x, y] if isinstance(batch, list) else (x, y)

@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 
 class MovingAverage:
     """The average ``a <- tau a + (1 - tau) w`` with ``tau = min(decay, (1 + t) / (10 + t))`` at the t-th update.
 
+    Without a decay ``tau = t / (t + 1)``, with which the start and all updates count the same.
+
     It is kept in float32 at least: in bfloat16 its small steps would be rounded away.
 
     Args:
-        decay: The largest tau, in [0, 1).
+        decay: The largest tau, in [0, 1), or None.
 
     Attributes:
         steps: The number of updates so far.
@@ -32,7 +34,7 @@ class MovingAverage:
         0.8182
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float | None) -> None:
         self.decay = decay
         self.clear()
 
@@ -61,7 +63,11 @@ class MovingAverage:
         # those recomputed in an earlier fit are not of the new average
         self.statistics = {}
         current = _weights(module)
-        step = get_ema_multi_avg_fn(min(self.decay, (1 + self.steps) / (10 + self.steps)))
+        step = (
+            get_swa_multi_avg_fn()
+            if self.decay is None
+            else get_ema_multi_avg_fn(min(self.decay, (1 + self.steps) / (10 + self.steps)))
+        )
         step(list(self.weights.values()), [_precise(current[name]) for name in self.weights], self.steps)
 
     def follow(self, module: nn.Module) -> None:

@@ -31,7 +31,10 @@ class WeightAverage(Callback):
     """Exponential moving average of a module's weights, ``a <- tau a + (1 - tau) w`` after each optimizer step.
 
     ``tau = min(decay, (1 + t) / (10 + t))`` after the t-th averaged step, so that the first weights are soon forgotten
-    (for adversarial training: Gowal et al. 2020; Rebuffi et al. 2021). Gradients that are accumulated over batches make
+    (for adversarial training: Gowal et al. 2020; Rebuffi et al. 2021). With ``decay=None`` all weights since the start
+    of ``start_epoch`` count the same: stochastic weight averaging (Izmailov et al. 2018, algorithm 1) with a cycle of
+    one step, usually over the last quarter of training, at a high or constant learning rate and with
+    ``recompute_statistics=True``. Gradients that are accumulated over batches make
     one step, a batch that is replayed makes several. Steps of different optimizers within a batch make one together.
     Until ``start_epoch`` the average is the weights themselves.
 
@@ -47,7 +50,7 @@ class WeightAverage(Callback):
     lack the average. Every process has the same average.
 
     Args:
-        decay: The largest tau, in [0, 1).
+        decay: The largest tau, in [0, 1); None for equal weights (SWA).
         start_epoch: The epoch from which steps are averaged, at least 0.
         attacks: Attacks under which validation measures the averaged weights, by name; none by default.
         max_samples: Attack this many images at the start of each loader's data; all of them by default.
@@ -75,7 +78,7 @@ class WeightAverage(Callback):
 
     def __init__(
         self,
-        decay: Number = 0.9995,
+        decay: Number | None = 0.9995,
         start_epoch: int = 0,
         attacks: Attack | Mapping[str, Attack] | None = None,
         max_samples: int | None = None,
@@ -86,7 +89,7 @@ class WeightAverage(Callback):
         statistics_attack: Attack | None = None,
     ) -> None:
         super().__init__()
-        self.average = MovingAverage(to_float(decay, "decay", minimum=0, below=1))
+        self.average = MovingAverage(None if decay is None else to_float(decay, "decay", minimum=0, below=1))
         if isinstance(start_epoch, bool) or not isinstance(start_epoch, int) or start_epoch < 0:
             raise ValueError(f"start_epoch must be an integer of at least 0, got {start_epoch!r}.")
         if statistics_attack is not None and not recompute_statistics:

@@ -43,6 +43,8 @@ class AdversarialClassifier(Classifier):
         engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+        decay_biases: Whether the optimizer's ``weight_decay`` acts on biases and the scales of normalisation layers
+            too, as PyTorch's optimizers do. Usual recipes say no.
 
     Raises:
         TypeError: If the attack cannot follow the schedule.
@@ -70,8 +72,11 @@ class AdversarialClassifier(Classifier):
         engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        decay_biases: bool = True,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        super().__init__(
+            network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler, decay_biases
+        )
         # no default objects in the signature: jsonargparse would hand their settings on to whatever class replaces them
         attack = PGD() if attack is None else attack
         self.objective = PGDAT() if objective is None else objective

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lightning_advreg.attacks import borrowed
-from lightning_advreg.checks import check_batch, check_logits
+from lightning_advreg.augmentations.base import as_labels
+from lightning_advreg.checks import check_batch, check_logits, check_shares
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.modules.base import CheckpointedModule, by_name
@@ -25,6 +26,7 @@ from lightning_advreg.modules.limits import Limits
 from lightning_advreg.modules.penalties import add_penalties, states, warn_of_double_decay
 from lightning_advreg.modules.schedules import fit_schedules, scheduler_config
 from lightning_advreg.objectives import ObjectiveOutput
+from lightning_advreg.parameters import parameter_groups
 from lightning_advreg.penalties import Penalty, TrainingPass
 from lightning_advreg.penalties.in_training import begin, bind, watching
 from lightning_advreg.perturbations import Climb, WeightPerturbation
@@ -57,10 +59,13 @@ class Classifier(CheckpointedModule, ABC):
         engine: What makes training fast, or None for none of it.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+        decay_biases: Whether the optimizer's ``weight_decay`` acts on biases and the scales of normalisation layers.
     """
 
     replays = 1
     required = ("network",)
+    takes_shares = False
+    """Whether training labels may be shares of classes ``(N, K)``, as mixup gives them."""
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Classifier(CheckpointedModule, ABC):
         engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        decay_biases: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
@@ -87,6 +93,7 @@ class Classifier(CheckpointedModule, ABC):
         self._channels_last = False
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.decay_biases = decay_biases
         self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
         self.limits.check(network)
 
@@ -184,7 +191,8 @@ class Classifier(CheckpointedModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule, and say so if weight decay is counted twice."""
-        optimizer = self.optimizer(self.network.parameters())
+        # an optimizer's own weight_decay holds for the groups that do not name one
+        optimizer = self.optimizer(self.network.parameters() if self.decay_biases else parameter_groups(self.network))
         warn_of_double_decay(self.penalties, self.network, optimizer)
         if self.lr_scheduler is None:
             return optimizer
@@ -235,10 +243,17 @@ class Classifier(CheckpointedModule, ABC):
         """Check the first batch of an epoch: pixels, labels, and one logit per class.
 
         Raises:
-            TypeError: If images are not floating point or labels are not integers.
+            TypeError: If images are not floating point, or labels are neither integers nor shares of classes that this
+                classifier takes.
             ValueError: If pixels or labels are out of range, or the network's outputs are not one logit per class.
         """
-        check_batch(x, y)
+        shares = y if self.training and y.is_floating_point() and y.dim() == 2 else None
+        if shares is not None and not self.takes_shares:
+            raise TypeError(
+                f"labels must be integer class indices, got {y.dtype} of shape {tuple(y.shape)}: {type(self).__name__} "
+                "attacks images of one class each. Take MixUp and CutMix off, and use objective=AdversarialMixup()."
+            )
+        check_batch(x, y if shares is None else None)
         with borrowed(self.network), torch.no_grad():
             if self._channels_last:
                 self._channels_last = keeps_channels_last_(self.network, x[:1])
@@ -246,7 +261,10 @@ class Classifier(CheckpointedModule, ABC):
         num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if isinstance(num_classes, int):
             check_logits(logits, num_classes)
-        check_batch(x, y, num_classes=logits.shape[-1])
+        if shares is None:
+            check_batch(x, y, num_classes=logits.shape[-1])
+        else:
+            check_shares(shares, logits)
 
     def epochs_done(self, batch_idx: int) -> float:
         """Give the number of epochs before a batch, with its fraction."""
@@ -274,5 +292,5 @@ class Classifier(CheckpointedModule, ABC):
     def _log_accuracy(self, name: str, accuracy: Accuracy, logits: Tensor | None, y: Tensor) -> None:
         if logits is None:
             return
-        accuracy.update(logits.detach(), y)
+        accuracy.update(logits.detach(), as_labels(y))
         self.log(name, accuracy, on_step=False, on_epoch=True, prog_bar=True)

@@ -20,7 +20,9 @@ class RegularizedClassifier(Classifier):
     """A classifier trained on clean images under soft and hard limits: ``min E[CE(f(x), y)] + penalties``.
 
     Soft limits are penalties, terms of the loss; hard limits are constraints, met exactly after every step. Norm
-    layers, activation and dropout are arguments of the network.
+    layers, activation and dropout are arguments of the network. Labels of training batches may be shares of classes
+    ``(N, K)``, as the callback ``BatchAugmentation`` gives them with ``MixUp`` or ``CutMix``; ``train/acc`` then counts
+    the class with the largest share.
 
     Args:
         network: From images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; normalisation belongs inside.
@@ -32,6 +34,8 @@ class RegularizedClassifier(Classifier):
         engine: What makes training fast, or None for none of it; the results are equal up to rounding.
         optimizer: From parameters to an optimizer.
         lr_scheduler: From an optimizer to a schedule; stepped every epoch, ``LinearOneCycle`` every step.
+        decay_biases: Whether the optimizer's ``weight_decay`` acts on biases and the scales of normalisation layers
+            too, as PyTorch's optimizers do. Usual recipes say no.
 
     Raises:
         ValueError: If ``label_smoothing`` is out of its range or the network exceeds a budget.
@@ -44,6 +48,8 @@ class RegularizedClassifier(Classifier):
         >>> model = RegularizedClassifier(MNISTConvNet(dropout=0.3), penalties=[L1(1e-5)], constraints=limits)
     """
 
+    takes_shares = True
+
     def __init__(
         self,
         network: nn.Module,
@@ -54,8 +60,11 @@ class RegularizedClassifier(Classifier):
         engine: Engine | None = Engine(),  # noqa: B008 frozen, so safe to share
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        decay_biases: bool = True,
     ) -> None:
-        super().__init__(network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler)
+        super().__init__(
+            network, penalties, constraints, weight_perturbation, engine, optimizer, lr_scheduler, decay_biases
+        )
         self.label_smoothing = to_float(label_smoothing, "label_smoothing", minimum=0, below=1)
 
     def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:

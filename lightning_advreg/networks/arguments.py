@@ -25,11 +25,12 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float, name: str = "dropout") -> None:
     """Check that a dropout probability lies in [0, 1).
 
     Args:
         dropout: The probability of setting a unit to zero.
+        name: The argument's name, for the error message.
 
     Raises:
         ValueError: If it is outside [0, 1). At 1 nothing would pass.
@@ -43,7 +44,7 @@ def check_dropout(dropout: float) -> None:
     """
     if not 0 <= dropout < 1:
         raise ValueError(
-            f"dropout must lie in [0, 1), got {dropout!r}; it is the probability of dropping a unit, 0 switches it off."
+            f"{name} must lie in [0, 1), got {dropout!r}; it is the probability of dropping a unit, 0 switches it off."
         )
 
 

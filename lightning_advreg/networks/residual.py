@@ -1,6 +1,6 @@
 """The residual blocks that the residual networks share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -12,6 +12,44 @@ from lightning_advreg.networks.layers import (
     make_norm,
     needs_bias,
 )
+
+
+def make_drop_path(probability: float) -> nn.Module:
+    """Make what drops the residual branch of an image as a whole, in training (stochastic depth, Huang et al. 2016).
+
+    What is kept is divided by the chance to be kept, so that nothing changes in evaluation.
+
+    Args:
+        probability: The chance that an image's branch is dropped, in [0, 1).
+
+    Returns:
+        The layer; the identity for 0.
+
+    Example:
+        >>> make_drop_path(0.0), make_drop_path(0.2)
+        (Identity(), StochasticDepth(p=0.2, mode=row))
+    """
+    if probability == 0:
+        return nn.Identity()
+    # a class without types, and a second to import where nobody else has yet
+    from torchvision.ops import StochasticDepth
+
+    layer: nn.Module = StochasticDepth(probability, mode="row")
+    return layer
+
+
+def drop_paths(drop_path: float, blocks: int) -> Iterator[float]:
+    """Give the chance to be dropped of each residual block, ``drop_path * l / L`` (Huang et al. 2016, eq. 4).
+
+    Args:
+        drop_path: That of the last block.
+        blocks: The number L of blocks.
+
+    Example:
+        >>> list(drop_paths(0.2, 4))
+        [0.05, 0.1, 0.15000000000000002, 0.2]
+    """
+    return (drop_path * (index + 1) / blocks for index in range(blocks))
 
 
 def conv3x3(in_channels: int, channels: int, norm: NormName, stride: int = 1) -> nn.Conv2d:
@@ -35,6 +73,7 @@ class BasicBlock(nn.Module):
         stride: Stride of the first convolution and of the shortcut.
         norm: The normalisation.
         activation: The nonlinearity.
+        drop_path: Probability of dropping the branch of an image, in [0, 1).
 
     Example:
         >>> import torch
@@ -43,7 +82,13 @@ class BasicBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, norm: NormName, activation: ActivationName
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        norm: NormName,
+        activation: ActivationName,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, channels, norm, stride)
@@ -51,6 +96,7 @@ class BasicBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels, norm)
         self.norm2 = make_norm(norm, channels)
         self.branch_end = make_branch_end(norm)
+        self.drop_path = make_drop_path(drop_path)
         self.activation = make_activation(activation)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
@@ -59,7 +105,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Give features ``(N, channels, H / stride, W / stride)`` for features ``(N, in_channels, H, W)``."""
         branch = self.activation(self.norm1(self.conv1(x)))
-        branch = self.branch_end(self.norm2(self.conv2(branch)))
+        branch = self.drop_path(self.branch_end(self.norm2(self.conv2(branch))))
         out: Tensor = self.activation(self.shortcut(x) + branch)
         return out
 
@@ -78,6 +124,7 @@ class PreActBlock(nn.Module):
         norm: The normalisation.
         activation: The nonlinearity.
         dropout: Probability of dropping a unit between the convolutions, in [0, 1).
+        drop_path: Probability of dropping the branch of an image, in [0, 1).
 
     Example:
         >>> import torch
@@ -93,6 +140,7 @@ class PreActBlock(nn.Module):
         norm: NormName,
         activation: ActivationName,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
@@ -101,6 +149,7 @@ class PreActBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv3x3(channels, channels, norm)
         self.branch_end = make_branch_end(norm)
+        self.drop_path = make_drop_path(drop_path)
         self.activation = make_activation(activation)
         changes_shape = stride != 1 or in_channels != channels
         self.shortcut = conv1x1(in_channels, channels, norm, stride) if changes_shape else None
@@ -110,7 +159,7 @@ class PreActBlock(nn.Module):
         activated = self.activation(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         branch = self.activation(self.norm2(self.conv1(activated)))
-        out: Tensor = shortcut + self.branch_end(self.conv2(self.dropout(branch)))
+        out: Tensor = shortcut + self.drop_path(self.branch_end(self.conv2(self.dropout(branch))))
         return out
 
 

@@ -6,7 +6,7 @@ from lightning_advreg.networks.arguments import check_dropout, check_sizes
 from lightning_advreg.networks.base import Network
 from lightning_advreg.networks.layers import ActivationName, NormName, make_activation, make_norm
 from lightning_advreg.networks.pixels import CIFAR10_MEAN, CIFAR10_STD, make_normalize
-from lightning_advreg.networks.residual import BasicBlock, conv3x3, init_convolutions, make_stages
+from lightning_advreg.networks.residual import BasicBlock, conv3x3, drop_paths, init_convolutions, make_stages
 
 
 class ResNet18(Network):
@@ -25,6 +25,8 @@ class ResNet18(Network):
         width: Channels of the stem and the first stage; the others have 2, 4 and 8 times as many.
         mean: Pixel mean per channel, in [0, 1]. None: that of CIFAR-10 for 3 channels, else no normalisation.
         std: Pixel standard deviation per channel. None: as for ``mean``.
+        drop_path: Probability of dropping the last residual branch of an image, in [0, 1); that of the l-th of L
+            blocks is ``drop_path * l / L`` (stochastic depth, Huang et al. 2016, eq. 4).
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -45,16 +47,21 @@ class ResNet18(Network):
         width: int = 64,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         check_dropout(dropout)
+        check_dropout(drop_path, "drop_path")
         self.normalize = make_normalize(mean, std, in_channels, default=(CIFAR10_MEAN, CIFAR10_STD))
         self.stem = nn.Sequential(
             conv3x3(in_channels, width, norm), make_norm(norm, width), make_activation(activation)
         )
+        rates = drop_paths(drop_path, 8)
         self.stages = make_stages(
-            lambda inputs, outputs, stride: BasicBlock(inputs, outputs, stride, norm, activation),
+            lambda inputs, outputs, stride: BasicBlock(
+                inputs, outputs, stride, norm, activation, drop_path=next(rates)
+            ),
             in_channels=width,
             widths=[width, 2 * width, 4 * width, 8 * width],
             blocks=2,

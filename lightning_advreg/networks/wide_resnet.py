@@ -6,7 +6,7 @@ from lightning_advreg.networks.arguments import check_dropout, check_sizes
 from lightning_advreg.networks.base import Network
 from lightning_advreg.networks.layers import ActivationName, NormName, make_activation, make_norm
 from lightning_advreg.networks.pixels import CIFAR10_MEAN, CIFAR10_STD, make_normalize
-from lightning_advreg.networks.residual import PreActBlock, conv3x3, init_convolutions, make_stages
+from lightning_advreg.networks.residual import PreActBlock, conv3x3, drop_paths, init_convolutions, make_stages
 
 
 class WideResNet(Network):
@@ -26,6 +26,8 @@ class WideResNet(Network):
         dropout: Probability of dropping a unit between the two convolutions of each block, in [0, 1).
         mean: Pixel mean per channel, in [0, 1]. None: that of CIFAR-10 for 3 channels, else no normalisation.
         std: Pixel standard deviation per channel. None: as for ``mean``.
+        drop_path: Probability of dropping the last residual branch of an image, in [0, 1); that of the l-th of L
+            blocks is ``drop_path * l / L`` (stochastic depth, Huang et al. 2016, eq. 4).
 
     Raises:
         ValueError: If ``depth`` is not ``6 n + 4``, or another argument is out of its range.
@@ -47,16 +49,21 @@ class WideResNet(Network):
         dropout: float = 0.0,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(depth=depth, width=width, num_classes=num_classes, in_channels=in_channels)
         check_dropout(dropout)
+        check_dropout(drop_path, "drop_path")
         if depth < 10 or (depth - 4) % 6 != 0:
             raise ValueError(f"depth must be 6 n + 4 with n of at least 1 (10, 16, 22, 28, 34, ...), got {depth}.")
         self.normalize = make_normalize(mean, std, in_channels, default=(CIFAR10_MEAN, CIFAR10_STD))
         self.stem = conv3x3(in_channels, 16, norm)
+        rates = drop_paths(drop_path, (depth - 4) // 2)
         self.stages = make_stages(
-            lambda inputs, outputs, stride: PreActBlock(inputs, outputs, stride, norm, activation, dropout),
+            lambda inputs, outputs, stride: PreActBlock(
+                inputs, outputs, stride, norm, activation, dropout, next(rates)
+            ),
             in_channels=16,
             widths=[16 * width, 32 * width, 64 * width],
             blocks=(depth - 4) // 6,

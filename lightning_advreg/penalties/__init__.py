@@ -2,6 +2,7 @@
 
 from lightning_advreg.penalties.activity import ActivityL1
 from lightning_advreg.penalties.base import Penalty, PenaltyValue, WeightPenalty
+from lightning_advreg.penalties.consistency import JensenShannon
 from lightning_advreg.penalties.group_lasso import GroupLasso
 from lightning_advreg.penalties.inputs import InputGradient, InputPenalty, Jacobian
 from lightning_advreg.penalties.l2sp import L2SP
@@ -22,6 +23,7 @@ __all__ = [
     "InputGradient",
     "InputPenalty",
     "Jacobian",
+    "JensenShannon",
     "Orthogonality",
     "Penalty",
     "PenaltyValue",

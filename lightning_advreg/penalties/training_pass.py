@@ -46,6 +46,10 @@ class TrainingPass:
         """The labels ``(N,)``."""
         return _given(self._y, "labels")
 
+    def images(self) -> Tensor:
+        """Give the images ``(N, C, H, W)`` that penalties act on."""
+        return _given(self._x, "images")
+
     def logits(self) -> Tensor:
         """Give the logits ``(N, K)`` of the images: those of the step, or else those of a pass of its own."""
         if self._logits is None:

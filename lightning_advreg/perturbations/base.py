@@ -63,6 +63,9 @@ class WeightPerturbation(ABC):
     first_pass_updates_statistics: ClassVar[bool] = True
     """Whether BatchNorm statistics follow the pass at w; otherwise they follow that at w + v."""
 
+    needs_gradient: ClassVar[bool] = True
+    """Whether moves depend on the gradient at w, which costs a pass."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "start_epoch", to_float(self.start_epoch, "start_epoch", minimum=0))
 
@@ -72,7 +75,8 @@ class WeightPerturbation(ABC):
 
         Args:
             parameters: The parameters that move, by name.
-            gradients: The gradients of the loss, by the same names; zeros where the loss does not depend on one.
+            gradients: The gradients of the loss, by the same names; zeros where the loss does not depend on one, and
+                none at all where ``needs_gradient`` is False.
         """
 
     def moving(self, network: nn.Module) -> dict[str, nn.Parameter]:
@@ -84,7 +88,8 @@ class WeightPerturbation(ABC):
 
         Args:
             network: The network, in training mode.
-            loss: Gives the loss at the weights of the moment; it is called once.
+            loss: Gives the loss at the weights of the moment; it is called once, or not at all where the moves need no
+                gradient.
 
         Returns:
             The way back.
@@ -98,13 +103,8 @@ class WeightPerturbation(ABC):
                 f"{type(self).__name__} finds no weights to move in {type(network).__name__}; unfreeze some "
                 "(requires_grad), or leave weight_perturbation out."
             )
-        with _statistics(network, kept=not self.first_pass_updates_statistics):
-            grads = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
+        gradients = self._gradients(network, parameters, loss) if self.needs_gradient else {}
         with torch.no_grad():
-            gradients = {
-                name: torch.zeros_like(p) if grad is None else grad
-                for (name, p), grad in zip(parameters.items(), grads, strict=True)
-            }
             moves = self.offsets(parameters, gradients)
             before = {name: parameters[name].detach().clone() for name in moves}
             climb = Climb(network, before, freeze_statistics=self.first_pass_updates_statistics)
@@ -117,6 +117,16 @@ class WeightPerturbation(ABC):
         # autocast keeps half-precision copies of the weights, which do not notice that these have moved
         torch.clear_autocast_cache()
         return climb
+
+    def _gradients(
+        self, network: nn.Module, parameters: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]
+    ) -> dict[str, Tensor]:
+        with _statistics(network, kept=not self.first_pass_updates_statistics):
+            grads = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(p) if grad is None else grad
+            for (name, p), grad in zip(parameters.items(), grads, strict=True)
+        }
 
 
 def length(tensors: Iterable[Tensor]) -> Tensor:

@@ -42,12 +42,27 @@ def test_bad_batches_are_refused_in_training_validation_and_test(build, case):
     settings, error, message = BAD[case]
     # the first batch is what is checked
     bad, good = loader(**{k: v.flip(0) if case == "labels" else v for k, v in settings.items()}), loader()
-    with pytest.raises(error, match=message):
-        trainer().fit(build(), bad, good)
+    # shares of classes are what mixup trains on
+    if (build, case) != (regularized, "one-hot"):
+        with pytest.raises(error, match=message):
+            trainer().fit(build(), bad, good)
     with pytest.raises(error, match=message):
         trainer(num_sanity_val_steps=1).fit(build(), good, bad)
     with pytest.raises(error, match=message):
         trainer().test(build(), bad, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        (torch.eye(8), r"^labels that are shares of classes must have shape \(N, 10\), .* got \(4, 8\)"),
+        (2 * torch.eye(10)[:8], r"^labels that are shares of classes must be at least 0 and sum to 1, got .* 0 to 2"),
+        (torch.eye(10)[:8] * 3 - 0.2, r"^labels that are shares of classes must be at least 0 and sum to 1"),
+    ],
+)
+def test_labels_that_are_no_shares_are_refused(shares, message):
+    with pytest.raises(ValueError, match=message):
+        trainer().fit(regularized(), loader(y=shares), loader())
 
 
 @pytest.mark.parametrize("classes", [5, 11])

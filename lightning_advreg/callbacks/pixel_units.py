@@ -1,0 +1,80 @@
+"""From images as a foreign project has them to pixels in [0, 1], and back."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.checks import RANGE_TOLERANCE
+from lightning_advreg.networks.base import Normalize
+
+_ROUNDING = 1e-2
+"""How far outside [0, 1] pixels may lie after a normalisation is undone, since half precision rounded them."""
+
+
+class PixelUnits:
+    """What images were normalised with, if anything.
+
+    Args:
+        mean: What was subtracted from each channel, in [0, 1]; None for images in [0, 1].
+        std: What each channel was divided by then, positive.
+        owner: The callback that has these arguments, for messages.
+
+    Raises:
+        ValueError: If one is given without the other.
+
+    Example:
+        >>> units = PixelUnits((0.5,), (0.25,), "BatchAugmentation")
+        >>> pixels = units.pixels(torch.full((1, 1, 1, 1), 2.0))
+        >>> pixels.item(), units.as_given(pixels, torch.float32).item()
+        (1.0, 2.0)
+    """
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, owner: str) -> None:
+        if (mean is None) != (std is None):
+            raise ValueError(f"mean and std must be given together; got mean={mean!r}, std={std!r}.")
+        self._normalize = None if mean is None or std is None else Normalize(mean, std)
+        self._owner = owner
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Give pixels in [0, 1], from images ``(N, C, H, W)`` as the batch has them.
+
+        Raises:
+            ValueError: If images have another number of channels than ``mean``.
+        """
+        if self._normalize is None:
+            return x
+        channels = self._normalize.mean.shape[1]
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(
+                f"mean and std of {self._owner} have {channels} values, one per channel, but images have shape "
+                f"{tuple(x.shape)}, expected (N, {channels}, H, W)."
+            )
+        self._normalize.to(x.device)
+        return working_precision(x) * self._normalize.std + self._normalize.mean
+
+    def as_given(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Give images as the batch had them, from pixels in [0, 1]."""
+        return (pixels if self._normalize is None else self._normalize(pixels)).to(dtype)
+
+    def check(self, pixels: Tensor) -> None:
+        """Check that pixels lie in [0, 1], up to rounding.
+
+        Raises:
+            TypeError: If they are not floating point.
+            ValueError: If they lie outside.
+        """
+        if not pixels.is_floating_point():
+            raise TypeError(
+                f"images must be floating point in [0, 1], got {pixels.dtype}; convert with x.float() / 255."
+            )
+        low, high = (bound.item() for bound in pixels.aminmax())
+        tolerance = RANGE_TOLERANCE if self._normalize is None else _ROUNDING
+        # written so that NaN fails too
+        if not (low >= -tolerance and high <= 1 + tolerance):
+            raise ValueError(
+                f"{self._owner} takes pixels in [0, 1], but those of the first training batch go from {low:g} to "
+                f"{high:g}. Give the numbers that the data are normalised with, {self._owner}(..., mean=(...), "
+                "std=(...)), one per channel, in units of [0, 1]; if pixels go up to 255, divide by 255 in the data."
+            )
