@@ -2,7 +2,9 @@
 
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
+from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
 from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
@@ -12,7 +14,9 @@ __all__ = [
     "AdversarialExamples",
     "AdversarialTraining",
     "ConvergenceMonitor",
+    "DropoutAblation",
     "GeneratedSamples",
+    "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",
     "WeightAverage",
