@@ -104,11 +104,12 @@ class LayerChanges(Callback, ABC):
         changed = self.change_(_part(pl_module))
         self.changed = changed or self.changed
         self.note_(pl_module, siblings)
-        fresh = trainer.state.fn != "fit" and not trainer.ckpt_path
-        if changed and fresh and self.changes_weights:
+        running = trainer.state.fn
+        untrained = changed and self.changes_weights and not trainer.ckpt_path
+        if untrained and running is not None and running != "fit":
             rank_zero_warn(
                 f"{self.text} changed {len(changed)} layers of {type(pl_module).__name__} just now, which was not "
-                f"trained with them, to {trainer.state.fn} it; give ckpt_path a checkpoint that was trained so."
+                f"trained with them, to {running.value} it; give ckpt_path a checkpoint that was trained so."
             )
 
     def _again_after_configure_model(

@@ -96,7 +96,8 @@ def replace_norms_(
 
 
 def _chosen(network: nn.Module, layers: Pattern) -> dict[str, nn.Module]:
-    found = {name: layer for name, layer in network.named_modules() if isinstance(layer, _NORMS)}
+    found: dict[str, nn.Module] = {}
+    found |= {name: layer for name, layer in network.named_modules() if isinstance(layer, _NORMS)}
     if not found:
         raise ValueError(
             f"{type(network).__name__} has no BatchNorm, GroupNorm or InstanceNorm to replace; build its layers before "

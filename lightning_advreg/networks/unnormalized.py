@@ -95,7 +95,8 @@ def standardize_(layer: nn.Module) -> bool:
         >>> standardize_(conv), type(conv).__name__, standardize_(nn.Linear(2, 2))
         (True, 'StandardizedConv2d', False)
     """
-    if type(layer) in _STANDARDIZED and layer.weight[0].numel() > 1:
+    weight = getattr(layer, "weight", None)
+    if type(layer) in _STANDARDIZED and isinstance(weight, Tensor) and weight[0].numel() > 1:
         # the class alone, as torch.nn.utils.parametrize does it, which would rename the weight as well
         layer.__class__ = _STANDARDIZED[type(layer)]
     return type(layer) in _PLAIN
