@@ -5,7 +5,9 @@ from lightning_advreg.callbacks.adaptive_gradient_clipping import AdaptiveGradie
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
+from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
 from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
@@ -18,7 +20,9 @@ __all__ = [
     "AdversarialTraining",
     "BatchAugmentation",
     "ConvergenceMonitor",
+    "DropoutAblation",
     "GeneratedSamples",
+    "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",
     "WeightAverage",

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import Self
 
 from lightning_advreg.modules.hyperparameters import class_path, describe_all
+from lightning_advreg.networks.changes import changes_in, note_changes, noted_changes
+from lightning_advreg.networks.norm_surgery import replace_norms_
 from lightning_advreg.recorded import Recorded
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class CheckpointedModule(Recorded, LightningModule):
             "class": class_path(type(self)),
             "random_state": torch.get_rng_state(),
             "left_out": sorted(self.init_args.keys() - self.hparams.keys()),
+            "changes": noted_changes(self),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -62,6 +65,7 @@ class CheckpointedModule(Recorded, LightningModule):
         stored = checkpoint.get(_KEY, {})
         _check_class(type(self), stored.get("class"))
         self._random_state = stored.get("random_state")
+        self._follow_changes(changes_in(checkpoint.get("state_dict", {})), stored.get("changes", {}))
 
     def on_fit_start(self) -> None:
         """Continue the random stream where the checkpoint left it."""
@@ -69,6 +73,19 @@ class CheckpointedModule(Recorded, LightningModule):
         if self._random_state is not None and self.trainer.world_size == 1:
             torch.set_rng_state(self._random_state.cpu())
         self._random_state = None
+
+    def _follow_changes(self, texts: Sequence[str], changes: Mapping[str, Any]) -> None:
+        """Replace layers as the checkpoint's were, or, within a Trainer, say which callback does it."""
+        if noted_changes(self) or not texts:
+            return
+        if self._trainer is not None:
+            raise ValueError(
+                f"this checkpoint was trained with {', '.join(texts)}, which replaced layers of the network; give the "
+                f"Trainer callbacks=[{', '.join(texts)}]."
+            )
+        for arguments in changes.values():
+            replace_norms_(getattr(self, "network", self), **arguments)
+        note_changes(self, changes)
 
     @classmethod
     def load_from_checkpoint(
