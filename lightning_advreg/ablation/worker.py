@@ -171,4 +171,5 @@ def run(folder: Path) -> int:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    sys.exit(run(Path(sys.argv[1])))
+    run_folder = Path(sys.argv.pop())
+    sys.exit(run(run_folder))

@@ -21,7 +21,8 @@ def main_effects_figure(effects: Mapping[str, Mapping[str, Mapping[str, Sequence
     """Draw what each level of each factor does to accuracy, averaged over everything else that varies.
 
     A row of panels a factor, a column of them a metric, and in each panel a row a level: a dot at the mean over all
-    runs with this level, its 95 % interval (Student's t) if there are two or more, and a dotted line at the mean of all.
+    runs with this level, its 95 % interval (Student's t) if there are two or more, and a dotted line at the mean of
+    all.
 
     Args:
         effects: For each factor, for each of its levels, for each metric, the accuracy of each run, in [0, 1].

@@ -19,7 +19,8 @@ from lightning_advreg import RegularizedClassifier
 from lightning_advreg.ablation import Ablation, Axis, Override, Plan, Variant, command, make_runs, process, worker
 from lightning_advreg.ablation.conduct import _alone_in
 from lightning_advreg.ablation.configuration import fingerprint, resolve
-from lightning_advreg.ablation.launchers import Ended, Serial, Started
+from lightning_advreg.ablation.launchers import Ended, Started
+from lightning_advreg.ablation.local import Local
 from lightning_advreg.ablation.process import RunProcess
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.networks import MNISTConvNet
@@ -245,7 +246,9 @@ def test_cells_that_are_the_same_are_refused(tmp_path):
 
 def test_an_axis_of_seeds_of_the_data_stays(tmp_path):
     plan = Plan(arguments=("--config", str(write_base(tmp_path))), axes=(Axis.parse("data.seed=4,5"),), seeds=(1,))
-    seeds = [(run.config["seed_everything"], run.config["data"]["init_args"]["seed"]) for run in make_runs(plan, tmp_path)]
+    seeds = [
+        (run.config["seed_everything"], run.config["data"]["init_args"]["seed"]) for run in make_runs(plan, tmp_path)
+    ]
     assert seeds == [(1, 4), (1, 5)]
 
 
@@ -291,16 +294,16 @@ def stand_in(tmp_path, monkeypatch):
     return use
 
 
-def test_serial_runs_tell_what_happens(stand_in):
+def test_local_runs_tell_what_happens(stand_in):
     folder = stand_in('echo "$OMP_NUM_THREADS threads: $3"; exit 3')
-    events = [event for event in Serial(threads=2).launch([folder]) if event is not None]
+    events = [event for event in Local(threads=2).launch([folder]) if event is not None]
     assert events == [Started(folder=folder), Ended(folder=folder, exit_code=3)]
     assert (folder / "log.txt").read_text() == f"2 threads: {folder}\n"
 
 
 def test_closing_the_launcher_ends_the_run_and_its_children(stand_in):
     folder = stand_in("sleep 100 & echo $! > $3/child; wait")
-    events = Serial().launch([folder])
+    events = Local().launch([folder])
     assert next(events) == Started(folder=folder)
     while not (folder / "child").is_file() or not (folder / "child").read_text().strip():
         assert next(events) is None
@@ -319,7 +322,7 @@ def test_a_run_can_be_waited_for(stand_in):
 
 def test_two_ablations_do_not_share_a_folder(tmp_path):
     plan = Plan(variants=(Variant(name="a"),))
-    with _alone_in(tmp_path), pytest.raises(ValueError, match="another ablation works in .*; wait for its end"):
+    with _alone_in(tmp_path), pytest.raises(ValueError, match=r"another ablation works in .*; wait for its end"):
         Ablation(plan=plan, runs=[], out=tmp_path, launcher=InProcess()).conduct()
 
 

@@ -238,7 +238,7 @@ def test_plots_show_what_finished(tmp_path, monkeypatch):
     ]
     numbers = [text.get_text() for text in drawn["interaction_norm_size_clean_acc"].axes[0].texts]
     assert numbers == ["90.0", "95.0", "70.0", "75.0"]
-    assert [text.get_text() for text in drawn["generalisation_gap"].axes[0].texts][0] == "10.0 ± 0.0"
+    assert drawn["generalisation_gap"].axes[0].texts[0].get_text() == "10.0 ± 0.0"
     # the second epoch alone has robust accuracies
     assert list(drawn["learning_curves_robust_acc_pgd20"].axes[0].lines[0].get_xdata()) == [2]
     points = [line.get_xdata()[0] for line in drawn["main_effects"].axes[0].lines if line.get_marker() == "o"]
