@@ -104,6 +104,13 @@ def test_a_run_can_be_waited_for(stand_in):
         assert running.wait(0.05) is None
 
 
+def test_a_run_that_fails_leaves_its_error_and_ends_in_order(tmp_path):
+    (folder,) = folders_in(tmp_path, "empty")
+    # an abort of the interpreter would be -6
+    assert happened(Local().launch([folder]))[-1] == Ended(folder=folder, exit_code=1)
+    assert "run.yaml" in (folder / "error.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"jobs": 0}, r"jobs must be at least 1, got 0"), ({"threads": 0}, r"threads must be at least 1, got 0")],
