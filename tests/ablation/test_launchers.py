@@ -96,7 +96,11 @@ def test_closing_the_launcher_ends_the_runs_and_their_children(stand_in):
     started = time.monotonic()
     events.close()
     assert time.monotonic() - started < 9
-    assert all(is_gone((folder / "child").read_text().strip()) for folder in folders)
+    children = [(folder / "child").read_text().strip() for folder in folders]
+    # killed, but a busy machine takes its time
+    while not all(map(is_gone, children)):
+        assert time.monotonic() - started < 20
+        time.sleep(0.05)
 
 
 def test_a_run_can_be_waited_for(stand_in):
