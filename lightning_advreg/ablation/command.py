@@ -7,8 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from lightning_advreg.ablation.cluster import Ray
 from lightning_advreg.ablation.conduct import Ablation
-from lightning_advreg.ablation.launchers import Launcher, Ray, Serial
+from lightning_advreg.ablation.launchers import Launcher
+from lightning_advreg.ablation.local import Local
 from lightning_advreg.ablation.plan import Axis, Plan, read_seeds, read_variants
 from lightning_advreg.ablation.results import FINISHED
 from lightning_advreg.ablation.runs import make_runs
@@ -36,7 +40,8 @@ def main(args: Sequence[str]) -> int:
     try:
         plan = _plan(options, arguments)
         launcher = _launcher(options)
-        runs = make_runs(plan, options.out)
+        with Console(stderr=True).status(f"Checking the configurations of {len(plan.cells)} cells"):
+            runs = make_runs(plan, options.out)
         if options.export_wandb_sweep:
             write_sweep(plan, runs, options.export_wandb_sweep)
             sys.stdout.write(f"The sweep of {len(runs)} runs is in {options.export_wandb_sweep}; nothing was run.\n")
@@ -68,11 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="CELL", help="the cell that others are compared with (the first)")
     add("--out", type=Path, default=Path("runs/ablation"), help="folder to write to (runs/ablation)")
     add("--metrics", metavar="NAME,NAME", help="what the table shows (the accuracies of the test)")
-    add("--threads", type=int, help="CPU threads of a run (serial: PyTorch's choice; ray: 1, and as many are reserved)")
+    add("--jobs", type=int, metavar="N", help="runs at once on this machine (1)")
+    add("--threads", type=int, help="CPU threads of a run (local: an equal share; ray: 1, and as many are reserved)")
     add("--replace", action="store_true", help="run again where the configuration has changed; old runs are kept aside")
-    add("--launcher", choices=("serial", "ray"), default="serial", help="one run after the other, or on a Ray cluster")
+    add("--launcher", choices=("local", "ray"), default="local", help="on this machine (local), or on a Ray cluster")
     add("--gpus", type=float, default=0, help="GPUs that a run reserves on the Ray cluster (0)")
-    add("--ray-address", default="", help="of the Ray cluster, or auto (start one on this machine)")
+    add("--ray-address", default="", help="of a running Ray cluster, or auto to find it (start one here)")
     add("--export-wandb-sweep", type=Path, metavar="FILE", help="write a W&B sweep of the same runs, and run nothing")
     return parser
 
@@ -96,8 +102,10 @@ def _plan(options: argparse.Namespace, arguments: Sequence[str]) -> Plan:
 
 def _launcher(options: argparse.Namespace) -> Launcher:
     if options.launcher == "ray":
+        if options.jobs is not None:
+            raise ValueError("--jobs is for --launcher local; a Ray cluster runs as many at once as it has room for.")
         threads = 1 if options.threads is None else options.threads
         return Ray(threads=threads, gpus=options.gpus, address=options.ray_address)
     if options.gpus or options.ray_address:
         raise ValueError("--gpus and --ray-address are for --launcher ray.")
-    return Serial(threads=options.threads)
+    return Local(jobs=1 if options.jobs is None else options.jobs, threads=options.threads)

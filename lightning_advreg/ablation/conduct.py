@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_advreg.ablation.folders import changes, failure, prepare, set_aside, write_text
-from lightning_advreg.ablation.launchers import Ended, Launcher, Serial, Started
+from lightning_advreg.ablation.launchers import Ended, Launcher, Started
+from lightning_advreg.ablation.local import Local
 from lightning_advreg.ablation.plan import Plan
 from lightning_advreg.ablation.plots import draw_plots
 from lightning_advreg.ablation.progress import Board
@@ -29,7 +30,7 @@ class Ablation:
         plan: What to run.
         runs: Its runs, from ``make_runs``.
         out: The folder for ``results.csv``, ``table.md`` and ``plots/``; runs lie in folders of their own inside.
-        launcher: Who starts the runs.
+        launcher: Who starts the runs; None for one after the other on this machine.
         metrics: What to show, such as ``test/acc``; None for the accuracies of the test, at most four.
         replace: Run again where the configuration has changed since, and keep the old folder under another name.
 
@@ -46,7 +47,7 @@ class Ablation:
     plan: Plan
     runs: Sequence[Run]
     out: Path
-    launcher: Launcher = Serial()  # noqa: RUF009 frozen, so safe to share
+    launcher: Launcher | None = None
     metrics: Sequence[str] | None = None
     replace: bool = False
 
@@ -82,9 +83,10 @@ class Ablation:
         if changed and not self.replace:
             folder, found = next(iter(changed.items()))
             more = f" and {len(found) - _MOST_CHANGES} more" if len(found) > _MOST_CHANGES else ""
+            others = f", and so were {len(changed) - 1} other runs" if len(changed) > 1 else ""
             raise ValueError(
-                f"{folder} was made with another configuration ({'; '.join(found[:_MOST_CHANGES])}{more}), and so were "
-                f"{len(changed) - 1} other runs; give another --out, or --replace to run them again."
+                f"{folder} was made with another configuration ({'; '.join(found[:_MOST_CHANGES])}{more}){others}; "
+                "give another --out, or --replace to run again what has changed."
             )
         for folder in changed:
             set_aside(folder)
@@ -99,7 +101,8 @@ class Ablation:
                 prepare(run.folder, run.config)
                 left.append(run.folder)
         by_folder = {run.folder: run for run in self.runs}
-        with board.shown(), contextlib.closing(self.launcher.launch(left)) as events:
+        launcher = Local() if self.launcher is None else self.launcher
+        with board.shown(), contextlib.closing(launcher.launch(left)) as events:
             for event in events:
                 if isinstance(event, Started):
                     board.start(event.folder)

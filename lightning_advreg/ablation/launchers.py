@@ -1,16 +1,9 @@
-"""Who starts the runs: one after the other here, or many at once on a Ray cluster."""
+"""What starts runs, and what it tells of them."""
 
-import importlib.util
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
-
-from lightning_advreg.ablation.process import RunProcess
-
-_WAIT = 0.2
-_MARK = "running"
+from typing import Protocol, TypeAlias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,141 +49,14 @@ class Launcher(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serial:
-    """One run after the other, on this machine.
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads under 1.
 
     Args:
-        threads: CPU threads of a run; None for what PyTorch takes by itself.
+        threads: CPU threads of a run; None for a default.
 
     Raises:
-        ValueError: If ``threads`` is under 1.
-
-    Example:
-        >>> list(Serial(threads=1).launch([]))
-        []
+        ValueError: If it is under 1.
     """
-
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_threads(self.threads)
-
-    def launch(self, folders: Sequence[Path]) -> Events:
-        """Run them all; see :class:`Launcher`."""
-        for folder in folders:
-            with RunProcess(folder, self.threads, Path.cwd()) as process:
-                yield Started(folder=folder)
-                while (exit_code := process.wait(_WAIT)) is None:
-                    yield None
-            yield Ended(folder=folder, exit_code=exit_code)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ray:
-    """As many runs at once as a Ray cluster has room for.
-
-    The folders of runs and data, and the code, must lie at the same paths on every node, such as on a shared disk.
-    Results are those of :class:`Serial` with the same number of threads and the same kind of hardware.
-
-    Args:
-        threads: CPUs that a run reserves, and its number of threads.
-        gpus: GPUs that a run reserves; a fraction lets runs share one.
-        address: The cluster's address; ``"auto"`` for one that runs on this machine, empty to start one here.
-
-    Raises:
-        ImportError: If Ray is not installed.
-        ValueError: If a number is out of its range.
-    """
-
-    threads: int = 1
-    gpus: float = 0
-    address: str = ""
-
-    def __post_init__(self) -> None:
-        _check_threads(self.threads)
-        if self.gpus < 0:
-            raise ValueError(f"gpus must be at least 0, got {self.gpus}.")
-        if importlib.util.find_spec("ray") is None:
-            raise ImportError("launching with Ray needs the package ray; install lightning-advreg[ray].")
-
-    def launch(self, folders: Sequence[Path]) -> Events:
-        """Run them all; see :class:`Launcher`."""
-        if not folders:
-            return
-        import ray
-
-        mine = not ray.is_initialized()
-        if mine:
-            # workers import this package, installed or not
-            environment = {"env_vars": {"PYTHONPATH": _python_path()}}
-            ray.init(
-                address=self.address or "local", runtime_env=environment, log_to_driver=False, include_dashboard=False
-            )
-        # a run that fails is shown, not repeated
-        task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_run)
-        for folder in folders:
-            (folder / _MARK).unlink(missing_ok=True)
-        waiting = {task.remote(str(folder.absolute()), self.threads, str(Path.cwd())): folder for folder in folders}
-        try:
-            yield from _follow(waiting)
-        finally:
-            for reference in waiting:
-                ray.cancel(reference, force=True)
-            if mine:
-                ray.shutdown()
-
-
-def execute_run(folder: str, threads: int | None, directory: str) -> int:
-    """Execute one run in a process of its own, and wait for it.
-
-    Args:
-        folder: The run's folder.
-        threads: Its CPU threads.
-        directory: Its working directory.
-
-    Returns:
-        Its exit status.
-    """
-    with RunProcess(Path(folder), threads, Path(directory)) as process:
-        mark = Path(folder, _MARK)
-        mark.touch()
-        exit_code = process.wait()
-    mark.unlink(missing_ok=True)
-    assert exit_code is not None
-    return exit_code
-
-
-def _follow(waiting: dict[Any, Path]) -> Events:
-    import ray
-
-    started: set[Path] = set()
-    while waiting:
-        ready, _ = ray.wait(list(waiting), timeout=_WAIT)
-        for folder in waiting.values():
-            if folder not in started and (folder / _MARK).exists():
-                started.add(folder)
-                yield Started(folder=folder)
-        for reference in ready:
-            folder = waiting.pop(reference)
-            if folder not in started:
-                yield Started(folder=folder)
-            try:
-                exit_code = int(ray.get(reference))
-            except ray.exceptions.RayError as error:
-                # the node is gone, or has no memory left
-                with (folder / "log.txt").open("a") as log:
-                    log.write(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}\n")
-                exit_code = 1
-            yield Ended(folder=folder, exit_code=exit_code)
-        if not ready:
-            yield None
-
-
-def _python_path() -> str:
-    return os.pathsep.join(path for path in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")) if path)
-
-
-def _check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}.")

@@ -29,8 +29,8 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
 
     With differences ``d`` of ``n`` pairs, ``t = mean(d) sqrt(n) / sd(d)``, which has Student's distribution with
     ``n - 1`` degrees of freedom if both methods are equally good and differences are normal. Differences that are all
-    zero have ``p = 1``. Differences that are all equal otherwise have no spread to test against, so p is NaN: accuracies on few
-    images are coarse, and three equal differences are no proof.
+    zero have ``p = 1``. Differences that are all equal otherwise have no spread to test against, so p is NaN:
+    accuracies on few images are coarse, and three equal differences are no proof.
 
     Args:
         values: What a method reached, one value a pair.

@@ -196,8 +196,8 @@ def read_variants(path: Path) -> dict[str, Any]:
     """Read a YAML file of named variants.
 
     Its keys are ``variants`` (from a name to a mapping from paths to values; a path that ends in ``+`` adds to the list
-    there), and, all optional, ``config`` (the base configuration), ``common`` (changes that every cell makes, before its
-    own), ``axes`` (from paths to lists of values), ``seeds`` and ``baseline``.
+    there), and, all optional, ``config`` (the base configuration), ``common`` (changes that every cell makes, before
+    its own), ``axes`` (from paths to lists of values), ``seeds`` and ``baseline``.
 
     Args:
         path: The file.

@@ -55,8 +55,7 @@ def draw_plots(plan: Plan, outcomes: Sequence[Outcome], metrics: Sequence[str], 
     if gaps := _pairs(done, TRAIN_ACC, TEST_ACC):
         split = {name: ([a for a, _ in both], [b for _, b in both]) for name, both in gaps.items()}
         figures["generalisation_gap"] = generalisation_gap_figure(split)
-    curves = _curves(done)
-    for metric, runs in curves.items():
+    for metric, runs in _curves(done).items():
         name = f"learning_curves_{metric.removeprefix('val/')}".replace("/", "_")
         figures[name] = learning_curves_figure(runs, _validation(metric))
     files = []
@@ -100,7 +99,12 @@ def _curves(done: Sequence[Outcome]) -> dict[str, dict[str, list[dict[int, float
         for metric in sorted({name for epoch in epochs for name in epoch if name.startswith("val/") and "acc" in name}):
             curve = {int(epoch["epoch"]) + 1: epoch[metric] for epoch in epochs if metric in epoch}
             curves.setdefault(metric, {}).setdefault(outcome.run.cell.name, []).append(curve)
-    return curves
+    # a single epoch is no course
+    return {
+        metric: cells
+        for metric, cells in curves.items()
+        if any(len(curve) > 1 for runs in cells.values() for curve in runs)
+    }
 
 
 def _validation(metric: str) -> str:

@@ -21,7 +21,7 @@ class RunProcess:
     """The process that trains and tests one run; its output goes to ``log.txt`` in the run's folder.
 
     It ends when this process does, however that happens, since it watches a pipe that only this process holds. Used in
-    a ``with`` statement, it is stopped at the end.
+    a ``with`` statement, it is closed at the end.
 
     Args:
         folder: The run's folder, prepared.
@@ -54,10 +54,18 @@ class RunProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self.close()
+
+    def terminate(self) -> None:
+        """Ask it to end, and do not wait for that."""
         if self._process.poll() is None:
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+
+    def close(self) -> None:
+        """End it and whatever it has started; it gets some seconds to end by itself."""
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
         if self._process.stdin is not None:
             self._process.stdin.close()
         if hasattr(os, "killpg"):

@@ -142,7 +142,9 @@ def _own_version() -> str:
 
 def _end_with_the_launcher() -> None:
     """End this process, and those it has started, when whoever holds the other end of its standard input is gone."""
-    sys.stdin.buffer.read()
+    # not through sys.stdin, whose lock would be held when the interpreter shuts down
+    while os.read(0, 1024):
+        pass
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
@@ -171,4 +173,5 @@ def run(folder: Path) -> int:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    sys.exit(run(Path(sys.argv[1])))
+    run_folder = Path(sys.argv.pop())
+    sys.exit(run(run_folder))

@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LONGEST_NAME = 34
+_LONGEST_NAME = 56
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # inches
-_WIDTH, _ROW, _PANEL, _COLUMN = 6.4, 0.3, 0.55, 3.0
+_ROW, _PANEL, _COLUMN, _BAR, _LETTER = 0.3, 0.55, 3.0, 4.2, 0.075
 
 
 def main_effects_figure(effects: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> "Figure":
     """Draw what each level of each factor does to accuracy, averaged over everything else that varies.
 
     A row of panels a factor, a column of them a metric, and in each panel a row a level: a dot at the mean over all
-    runs with this level, its 95 % interval (Student's t) if there are two or more, and a dotted line at the mean of all.
+    runs with this level, its 95 % interval (Student's t) if there are two or more, and a dotted line at the mean of
+    all.
 
     Args:
         effects: For each factor, for each of its levels, for each metric, the accuracy of each run, in [0, 1].
@@ -43,21 +44,22 @@ def main_effects_figure(effects: Mapping[str, Mapping[str, Mapping[str, Sequence
     sizes = [len(levels) for levels in effects.values()]
     if not sizes or 0 in sizes:
         raise ValueError("effects must have at least one factor, and each factor at least one level.")
-    for levels in effects.values():
-        for level, measured in levels.items():
+    for measurements in effects.values():
+        for level, measured in measurements.items():
             for metric, values in measured.items():
                 _check(values, f"{metric} of {level}")
-    metrics = list(dict.fromkeys(metric for levels in effects.values() for each in levels.values() for metric in each))
+    metrics = list(dict.fromkeys(metric for each in effects.values() for one in each.values() for metric in one))
     rows = sum(_ROW * size + _PANEL for size in sizes)
-    figure = Figure(figsize=(2.2 + _COLUMN * len(metrics), rows + 0.75), dpi=DPI, layout="constrained")
+    levels = [level for each in effects.values() for level in each]
+    figure = Figure(figsize=(_beside(levels) + _COLUMN * len(metrics), rows + 0.75), dpi=DPI, layout="constrained")
     _leave_margin(figure)
     ratios = [_ROW * size + 0.2 for size in sizes]
     panels = figure.subplots(
         len(sizes), len(metrics), squeeze=False, sharex="col", sharey="row", gridspec_kw={"height_ratios": ratios}
     )
-    for line, (factor, levels) in zip(panels, effects.items(), strict=True):
+    for line, (factor, measurements) in zip(panels, effects.items(), strict=True):
         for index, (axes, metric) in enumerate(zip(line, metrics, strict=True)):
-            _draw(axes, list(levels), [each.get(metric, ()) for each in levels.values()], index)
+            _draw(axes, list(measurements), [each.get(metric, ()) for each in measurements.values()], index)
         line[0].set_title(factor, loc="left", fontsize=10, color=INK)
     for axes, metric in zip(panels[-1], metrics, strict=True):
         axes.set_xlabel(f"{metric} (%)", color=INK)
@@ -100,7 +102,7 @@ def generalisation_gap_figure(gaps: Mapping[str, tuple[Sequence[float], Sequence
         _check(test, f"test of {name}")
         if len(train) != len(test) or not train:
             raise ValueError(f"{name!r} needs one training and one test accuracy a run, got {len(train)}, {len(test)}.")
-    figure = Figure(figsize=(_WIDTH, _ROW * len(gaps) + 1.3), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(_beside(list(gaps)) + _BAR, _ROW * len(gaps) + 1.3), dpi=DPI, layout="constrained")
     _leave_margin(figure)
     axes = figure.subplots()
     for place, (train, test) in enumerate(gaps.values()):
@@ -151,6 +153,11 @@ def _dress(axes: "Axes", names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#999999")
+
+
+def _beside(names: Sequence[str]) -> float:
+    """Give the inches that names take beside the axes, so that these are always as wide."""
+    return max(2.2, 0.6 + _LETTER * min(_LONGEST_NAME, max(map(len, names))))
 
 
 def _leave_margin(figure: Any) -> None:  # noqa: ANN401 layout engines differ in their arguments

@@ -19,6 +19,8 @@ LONGEST_LABEL = 50
 
 # inches: around a figure, and of a row of its legend
 _PAD, _ROW = 0.08, 0.19
+# entries of a legend that are many, and their size in points
+_MANY, _NORMAL, _SMALL = 12, 9.0, 7.5
 _ROUNDING = 1e-6
 
 
@@ -61,18 +63,19 @@ def dress(axes: "Axes", title: str, handles: Sequence["Artist"]) -> None:
     figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD / 2)
     renderer = FigureCanvasAgg(figure).get_renderer()
     room = figure.bbox.width - 4 * _PAD * figure.dpi
+    size = _NORMAL if len(handles) <= _MANY else _SMALL
     for rows in range(1, len(handles) + 1):
         # a title of its own would have to be told how high the legend is
         legend = figure.legend(
             handles=handles, ncols=math.ceil(len(handles) / rows), loc="outside upper left", alignment="left",
-            title=title or None, title_fontproperties={"size": 11}, fontsize=9, labelcolor=INK, frameon=False,
+            title=title or None, title_fontproperties={"size": 11}, fontsize=size, labelcolor=INK, frameon=False,
             borderpad=0.1, borderaxespad=0.7, columnspacing=1.5, handletextpad=0.6,
         )  # fmt: skip
         legend.get_title().set_color(INK)
         if legend.get_window_extent(renderer).width <= room or rows == len(handles):
             break
         legend.remove()
-    figure.set_figheight(figure.get_figheight() + _ROW * (rows - 1))
+    figure.set_figheight(figure.get_figheight() + _ROW * size / _NORMAL * (rows - 1))
 
 
 def check_interval(interval: tuple[float, float], accuracy: float, where: str) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h", "<", ">")
 _LINES = ("-", "--", "-.", ":")
 _LONGEST_LEVEL = 22
+# the first fifth of a course, which climbs from chance
+_BEGINNING = 5
+_MOST_BANDS = 6
 
 
 def tradeoff_figure(points: Mapping[str, Sequence[tuple[float, float]]], robust: str = "robust accuracy") -> "Figure":
@@ -61,7 +64,10 @@ def tradeoff_figure(points: Mapping[str, Sequence[tuple[float, float]]], robust:
 def learning_curves_figure(
     curves: Mapping[str, Sequence[Mapping[int, float]]], what: str = "validation accuracy"
 ) -> "Figure":
-    """Draw accuracy against epochs, one line a variant: the mean over seeds, with ± one standard deviation as a band.
+    """Draw accuracy against epochs, one line a variant: the mean over seeds.
+
+    Up to six lines have a band of ± one standard deviation; more would cover each other. The vertical axis shows what
+    lines reach after the first fifth of their epochs, so that ends can be told apart.
 
     Args:
         curves: For each variant, for each run, from the epoch, counted from 1, to the accuracy in [0, 1].
@@ -86,25 +92,26 @@ def learning_curves_figure(
     figure = Figure(figsize=(6.4, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     handles = []
-    lowest = 100.0
+    banded, late = len(curves) <= _MOST_BANDS, list[float]()
     for index, (name, runs) in enumerate(curves.items()):
         epochs = sorted({epoch for run in runs for epoch in run})
         values = [[100 * run[epoch] for run in runs if epoch in run] for epoch in epochs]
         mean = np.array([statistics.fmean(each) for each in values])
-        spread = np.array([_spread(each) or 0.0 for each in values])
+        spread = np.array([_spread(each) or 0.0 for each in values]) * banded
         colour, line = PALETTE[index % len(PALETTE)], _LINES[index // len(PALETTE) % len(_LINES)]
         mark = "o" if len(epochs) == 1 else ""
         label = shortened(name, LONGEST_LABEL)
         handles += axes.plot(epochs, mean, line, marker=mark, color=colour, lw=1.7, label=label, zorder=3)
         if spread.any():
             axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.13, lw=0, zorder=2)
-        lowest = min(lowest, float((mean - spread).min()))
-    dress(axes, f"Learning curves: {what}, mean ± standard deviation over seeds", handles)
+        beginning = len(epochs) // _BEGINNING
+        late += [*(mean - spread)[beginning:], *(mean + spread)[beginning:]]
+    dress(axes, f"Learning curves (mean {'± standard deviation ' if banded else ''}over seeds)", handles)
     axes.set_ylabel(f"{what} (%)", color=INK)
     axes.set_xlabel("epoch", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(_round_steps())
-    axes.set_ylim(max(0.0, lowest - 2), 100)
+    axes.set_ylim(*_within((min(late), max(late))))
     axes.grid(color="#DDDDDD", lw=0.7)
     return figure
 

@@ -57,7 +57,9 @@ def test_values_go_to_the_command_line_and_come_back():
 
 def test_levels_are_named_shortly():
     assert level_name({"class_path": "lightning_advreg.SAM"}) == "SAM"
-    assert level_name([{"class_path": "L1"}, {"class_path": "a.L2", "init_args": {"weight": 0.1}}]) == "L1+L2(weight=0.1)"
+    assert (
+        level_name([{"class_path": "L1"}, {"class_path": "a.L2", "init_args": {"weight": 0.1}}]) == "L1+L2(weight=0.1)"
+    )
     assert [level_name(value) for value in (None, [], True, "none")] == ["null", "nothing", "true", "none"]
 
 

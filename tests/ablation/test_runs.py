@@ -16,11 +16,9 @@ import yaml
 
 import lightning_advreg
 from lightning_advreg import RegularizedClassifier
-from lightning_advreg.ablation import Ablation, Axis, Override, Plan, Variant, command, make_runs, process, worker
+from lightning_advreg.ablation import Ablation, Axis, Override, Plan, Variant, command, make_runs, worker
 from lightning_advreg.ablation.conduct import _alone_in
 from lightning_advreg.ablation.configuration import fingerprint, resolve
-from lightning_advreg.ablation.launchers import Ended, Serial, Started
-from lightning_advreg.ablation.process import RunProcess
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.networks import MNISTConvNet
 
@@ -245,7 +243,9 @@ def test_cells_that_are_the_same_are_refused(tmp_path):
 
 def test_an_axis_of_seeds_of_the_data_stays(tmp_path):
     plan = Plan(arguments=("--config", str(write_base(tmp_path))), axes=(Axis.parse("data.seed=4,5"),), seeds=(1,))
-    seeds = [(run.config["seed_everything"], run.config["data"]["init_args"]["seed"]) for run in make_runs(plan, tmp_path)]
+    seeds = [
+        (run.config["seed_everything"], run.config["data"]["init_args"]["seed"]) for run in make_runs(plan, tmp_path)
+    ]
     assert seeds == [(1, 4), (1, 5)]
 
 
@@ -262,6 +262,8 @@ def test_the_configuration_that_runs_is_the_one_that_was_resolved(tmp_path):
         (["--axis", "width=4,8", "--seed", "3"], "--seed is not for ablations; seeds are given by --seeds"),
         (["--axis", "width=4,8", "--gpus", "1"], "are for --launcher ray"),
         (["--axis", "width=4,8", "--threads", "0"], "threads must be at least 1, got 0"),
+        (["--axis", "width=4,8", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["--axis", "width=4,8", "--launcher", "ray", "--jobs", "2"], "--jobs is for --launcher local"),
         (["--axis", "width"], "--axis must be PATH=VALUE,VALUE"),
         ([], "nothing is varied"),
         (["--axis", "width=4,8", "--nonsense", "1"], "--nonsense"),
@@ -274,52 +276,9 @@ def test_arguments_that_make_no_sense(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-# processes
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """Let processes run a shell script in place of Python."""
-
-    def use(script):
-        path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        monkeypatch.setattr(process.sys, "executable", str(path))
-        return tmp_path
-
-    return use
-
-
-def test_serial_runs_tell_what_happens(stand_in):
-    folder = stand_in('echo "$OMP_NUM_THREADS threads: $3"; exit 3')
-    events = [event for event in Serial(threads=2).launch([folder]) if event is not None]
-    assert events == [Started(folder=folder), Ended(folder=folder, exit_code=3)]
-    assert (folder / "log.txt").read_text() == f"2 threads: {folder}\n"
-
-
-def test_closing_the_launcher_ends_the_run_and_its_children(stand_in):
-    folder = stand_in("sleep 100 & echo $! > $3/child; wait")
-    events = Serial().launch([folder])
-    assert next(events) == Started(folder=folder)
-    while not (folder / "child").is_file() or not (folder / "child").read_text().strip():
-        assert next(events) is None
-    started = time.monotonic()
-    events.close()
-    assert time.monotonic() - started < 9
-    child = Path("/proc", (folder / "child").read_text().strip(), "stat")
-    # a zombie waits for whoever adopts it
-    assert not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"
-
-
-def test_a_run_can_be_waited_for(stand_in):
-    with RunProcess(stand_in("sleep 100"), None, Path.cwd()) as running:
-        assert running.wait(0.05) is None
-
-
 def test_two_ablations_do_not_share_a_folder(tmp_path):
     plan = Plan(variants=(Variant(name="a"),))
-    with _alone_in(tmp_path), pytest.raises(ValueError, match="another ablation works in .*; wait for its end"):
+    with _alone_in(tmp_path), pytest.raises(ValueError, match=r"another ablation works in .*; wait for its end"):
         Ablation(plan=plan, runs=[], out=tmp_path, launcher=InProcess()).conduct()
 
 

@@ -221,7 +221,7 @@ def test_plots_show_what_finished(tmp_path, monkeypatch):
                 rates = {"test__acc": clean + extra, "test__robust_acc__pgd20": 0.3, "train__final_acc": 1.0}
                 levels = {"norm": norm, "size": size}
                 outcomes.append(outcome(f"norm={norm},size={size}", seed, levels=levels, folder=tmp_path, **rates))
-                course = "epoch,val/acc,val/robust_acc/pgd20\n0,0.5,\n1,0.7,0.2\n"
+                course = "epoch,val/acc,val/robust_acc/pgd20,val/late_acc\n0,0.5,,\n1,0.7,0.2,\n2,0.7,0.3,0.1\n"
                 write_text(outcomes[-1].run.folder / "metrics.csv", course)
     outcomes.append(outcome("norm=none,size=20", 2, state=FAILED, error="x", levels={"norm": "none", "size": "20"}))
     study = Plan(axes=(Axis.parse("norm=batch,none"), Axis.parse("size=10,20")), seeds=(0, 1, 2))
@@ -238,9 +238,9 @@ def test_plots_show_what_finished(tmp_path, monkeypatch):
     ]
     numbers = [text.get_text() for text in drawn["interaction_norm_size_clean_acc"].axes[0].texts]
     assert numbers == ["90.0", "95.0", "70.0", "75.0"]
-    assert [text.get_text() for text in drawn["generalisation_gap"].axes[0].texts][0] == "10.0 ± 0.0"
-    # the second epoch alone has robust accuracies
-    assert list(drawn["learning_curves_robust_acc_pgd20"].axes[0].lines[0].get_xdata()) == [2]
+    assert drawn["generalisation_gap"].axes[0].texts[0].get_text() == "10.0 ± 0.0"
+    # the first epoch has no robust accuracy, and the one of the last epoch alone is no course
+    assert list(drawn["learning_curves_robust_acc_pgd20"].axes[0].lines[0].get_xdata()) == [2, 3]
     points = [line.get_xdata()[0] for line in drawn["main_effects"].axes[0].lines if line.get_marker() == "o"]
     assert points == pytest.approx([92.5, 72.5])
 
