@@ -30,10 +30,9 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         >>> differences([{"trainer": {"max_epochs": 5}, "seed": 0}, {"trainer": {"max_epochs": 9}, "seed": 0}])
         {'trainer.max_epochs': ['5', '9']}
     """
-    rows: dict[str, list[str]] = {}
-    for path, values in _differences("", list(configs)):
-        rows[path] = values
-    return rows
+    found = list(_differences("", list(configs)))
+    # what decides most comes first
+    return dict(sorted(found, key=lambda row: _rank(row[0])))
 
 
 def value_text(value: object) -> str:
@@ -60,6 +59,12 @@ def value_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def _rank(path: str) -> int:
+    sections = ("model", "data", "", "trainer")
+    top = path.partition(".")[0]
+    return sections.index(top if top in sections else "")
+
+
 def _differences(path: str, values: list[Any]) -> Iterator[tuple[str, list[str]]]:
     known = [value for value in values if value is not ABSENT]
     if path in _WITHOUT_EFFECT or (all(value == known[0] for value in known) and len(known) == len(values)):
@@ -76,23 +81,31 @@ def _differences(path: str, values: list[Any]) -> Iterator[tuple[str, list[str]]
 
 def _of_mappings(path: str, values: list[Any]) -> Iterator[tuple[str, list[str]]]:
     names = [_class_name(value) for value in values]
-    present = [name for name, value in zip(names, values, strict=True) if isinstance(value, Mapping)]
     inner = [_arguments(value) for value in values]
-    keys = dict.fromkeys(key for arguments in inner for key in arguments)
-    knowing = {key: {name for name, each in zip(names, inner, strict=True) if key in each} for key in keys}
-    shared = [key for key in keys if len(knowing[key]) > 1 or len(set(present)) == 1]
-    if path and (len(set(present)) > 1 or len(present) < len(values)):
+    present = [place for place, value in enumerate(values) if isinstance(value, Mapping)]
+    everywhere, one_class = len(present) == len(values), len({names[place] for place in present}) == 1
+    shared, own = [], []
+    for key in dict.fromkeys(key for arguments in inner for key in arguments):
+        given = [inner[place].get(key, ABSENT) for place in present]
+        if len({names[place] for place in present if key in inner[place]}) < 2 and not one_class:
+            # an argument that other classes do not know
+            own.append(key)
+        elif any(value != given[0] for value in given):
+            shared.append(key)
+        elif not everywhere:
+            # equal wherever it is, so it is said where the whole is
+            own.append(key)
+    if path and (own or not one_class or (not everywhere and names[present[0]])):
         cells = []
         for name, value, arguments in zip(names, values, inner, strict=True):
-            if not isinstance(value, Mapping):
-                cells.append(_text(value))
-                continue
-            own = {key: given for key, given in arguments.items() if key not in shared}
-            cells.append(_text({"class_path": name, "init_args": own} if own else name))
+            said = {key: arguments[key] for key in own if key in arguments}
+            whole: Any = {"class_path": name, "init_args": said} if name else said
+            cells.append(_text((whole if said else name) if isinstance(value, Mapping) else value))
         yield path, cells
     for key in shared:
-        inside = [arguments.get(key, ABSENT) for arguments in inner]
-        yield from _differences(f"{path}.{key}" if path else str(key), inside)
+        yield from _differences(
+            f"{path}.{key}" if path else str(key), [arguments.get(key, ABSENT) for arguments in inner]
+        )
 
 
 def _arguments(value: object) -> Mapping[str, Any]:
@@ -121,4 +134,6 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         return "\n".join(map(value_text, value))
+    if isinstance(value, Mapping) and "class_path" not in value:
+        return "\n".join(f"{key}={value_text(given)}" for key, given in value.items() if given is not None)
     return value_text(value)

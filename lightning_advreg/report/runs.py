@@ -156,8 +156,8 @@ def _config(folder: Path, notes: list[str]) -> dict[str, Any]:
             return config
     parameters = read_yaml(folder / "hparams.yaml", notes)
     given = {key: value for key, value in parameters.items() if not key.startswith("_")}
-    name = parameters.get("_class_path")
-    return {"model": {"class_path": name, "init_args": given} if name else given} if parameters else {}
+    module = parameters.get("_class_path")
+    return {"model": {"class_path": module, "init_args": given} if module else given} if parameters else {}
 
 
 def _is_of_this_run(stage: Path, starts: Sequence[Mapping[str, Any]], notes: list[str]) -> bool:
