@@ -8,7 +8,7 @@ from lightning_advreg.report.markup import Markup, element, folded, section
 from lightning_advreg.report.runs import RunRecord
 
 _STAGES = ("train/", "val/")
-_MOST_SHOWN = 6
+_MOST_SHOWN = 8
 
 
 def curves_section(runs: Sequence[RunRecord]) -> Markup:
@@ -84,5 +84,5 @@ def _rank(quantity: str) -> tuple[int, str]:
     if quantity.startswith("robust_acc"):
         return 1, quantity
     if "loss" in quantity:
-        return 2, quantity
-    return (3 if quantity.startswith("monitor/") and _is_accuracy(quantity) else 4), quantity
+        return (2 if quantity == "loss" else 3), quantity
+    return (4 if quantity.startswith("monitor/") and _is_accuracy(quantity) else 5), quantity

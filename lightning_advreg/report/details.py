@@ -1,5 +1,6 @@
 """Sections on what runs are made of: differences of configurations, warnings, environment, whole configurations."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from lightning_advreg.report.markup import Markup, element, folded, joined, sect
 from lightning_advreg.report.runs import RunRecord
 
 _PACKAGES = ("lightning_advreg", "python", "torch", "lightning")
+_LONG = 120
+_BREAKS = re.compile(r"([.(=,])(?=\S)")
 
 
 def differences_section(runs: Sequence[RunRecord]) -> Markup:
@@ -30,7 +33,7 @@ def differences_section(runs: Sequence[RunRecord]) -> Markup:
     if not rows:
         return section("differences", "Differences", element("p", "All runs have the same configuration."))
     head = ["value", *(named(runs, index) for index in shown)]
-    body = [[element("code", path), *map(_value, cells)] for path, cells in rows.items()]
+    body = [[element("code", _breakable(path)), *map(_value, cells)] for path, cells in rows.items()]
     listed = table(f"{len(rows)} values that are not the same in all runs", head, body)
     note = element("p", "A dash: the run's classes have no such argument.", class_="note")
     return section("differences", "Differences", listed, note)
@@ -118,8 +121,18 @@ def configs_section(runs: Sequence[RunRecord]) -> Markup:
 
 def _value(text: str) -> Markup:
     lines = text.split("\n") if text else ["-"]
-    inner = [joined(*([element("br")] if place else []), line) for place, line in enumerate(lines)]
-    return element("span", *inner, class_="value")
+    inner = [element("div", _breakable(line) if len(line) < _LONG else _long(line)) for line in lines]
+    return element("div", *inner, class_="value")
+
+
+def _long(line: str) -> Markup:
+    name, bracket, _ = line.partition("(")
+    return folded(f"{name}(...)" if bracket else f"{line[: _LONG // 4]}...", _breakable(line))
+
+
+def _breakable(text: str) -> Markup:
+    """Let long names and lists break where a reader would."""
+    return Markup(_BREAKS.sub(r"\1<wbr>", joined(text)))
 
 
 def _complaints(run: RunRecord) -> Iterator[tuple[str, str]]:
