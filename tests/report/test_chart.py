@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -73,7 +74,7 @@ def test_marks_of_lines_that_meet_stand_apart_and_inside():
     found = marks(draw(*lines))
     assert len(found) == 15
     heights = sorted(y for y, _ in found)
-    assert all(after - before > 11 for before, after in zip(heights, heights[1:], strict=False))
+    assert all(after - before > 11 for before, after in itertools.pairwise(heights))
     assert heights[-1] <= 280 - 42
 
 

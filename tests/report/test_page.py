@@ -23,11 +23,16 @@ class Outline(HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.open, self.tags, self.texts, self.ids, self.targets = [], [], [], [], []
+        self.joining = False
         self.feed(page)
         self.close()
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
+        if tag == "wbr":
+            # what stands on both sides of it is one word
+            self.joining = True
+            return
         self.tags.append((tag, dict(attrs)))
         self.ids += [value for name, value in attrs if name == "id"]
         self.targets += [value for name, value in attrs if name == "href"]
@@ -41,7 +46,11 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.texts.append(data)
+        if self.joining:
+            self.texts[-1] += data
+        else:
+            self.texts.append(data)
+        self.joining = False
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
