@@ -9,6 +9,10 @@ def console() -> None:
         from lightning_advreg.ablation.command import main as ablate
 
         sys.exit(ablate(sys.argv[2:]))
+    if sys.argv[1:2] == ["report"]:
+        from lightning_advreg.report.command import main as report
+
+        sys.exit(report(sys.argv[2:]))
     from lightning_advreg.cli import console as run
 
     run()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -20,6 +20,7 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
+from lightning_advreg.environment import record_end, record_start
 
 
 class SaveConfig(SaveConfigCallback):
@@ -36,9 +37,15 @@ class SaveConfig(SaveConfigCallback):
 class RunFolderCLI(LightningCLI):
     """LightningCLI with one folder per run, ``trainer.default_root_dir``, that nothing overwrites.
 
-    ``fit`` leaves ``config.yaml``, ``metrics.csv``, ``checkpoints/`` and ``images/`` there; ``test`` and ``validate``
-    leave theirs, with ``results.json``, in a folder of their name inside it. Loggers of the configuration are added.
+    ``fit`` leaves ``config.yaml``, ``environment.json``, ``metrics.csv``, ``checkpoints/`` and ``images/`` there;
+    ``test`` and ``validate`` leave theirs, with ``results.json``, in a folder of their name inside it. Loggers of the
+    configuration are added.
     """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Remember the command line."""
+        self._command = [str(argument) for argument in args] if isinstance(args, list) else sys.argv[1:]
+        super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Load checkpoints as tensors and plain values alone, unless ``--weights_only`` says otherwise."""
@@ -58,19 +65,32 @@ class RunFolderCLI(LightningCLI):
             kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Write ``environment.json``."""
+        self._record_start()
+
+    def before_test(self) -> None:
+        """Write ``environment.json``."""
+        self._record_start()
+
+    def before_validate(self) -> None:
+        """Write ``environment.json``."""
+        self._record_start()
+
     def after_fit(self) -> None:
-        """Say where the results are."""
+        """Note the end, and say where the results are."""
+        self._record_end()
         self._say_where()
 
     def after_test(self) -> None:
-        """Write ``results.json`` and say where it is."""
+        """Write ``results.json``, note the end, and say where everything is."""
         self._write_results()
+        self._record_end()
         self._say_where()
 
     def after_validate(self) -> None:
-        """Write ``results.json`` and say where it is."""
-        self._write_results()
-        self._say_where()
+        """Write ``results.json``, note the end, and say where everything is."""
+        self.after_test()
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -86,6 +106,29 @@ class RunFolderCLI(LightningCLI):
                     "the configuration that the checkpoint was trained with, or another checkpoint."
                 )
         super()._parse_ckpt_path()
+
+    @rank_zero_only
+    def _record_start(self) -> None:
+        folder = self.trainer.log_dir
+        if folder is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        settings = self.config[str(self.subcommand)]
+        seed, checkpoint = settings.get("seed_everything"), settings.get("ckpt_path")
+        record_start(
+            Path(folder),
+            command=self._command,
+            device=self.trainer.strategy.root_device,
+            processes=self.trainer.world_size,
+            seed=seed if isinstance(seed, int) else None,
+            # a test starts anew each time
+            checkpoint=str(checkpoint) if checkpoint and self.subcommand == "fit" else None,
+        )
+
+    @rank_zero_only
+    def _record_end(self) -> None:
+        folder = self.trainer.log_dir
+        if folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            record_end(Path(folder))
 
     @rank_zero_only
     def _write_results(self) -> None:

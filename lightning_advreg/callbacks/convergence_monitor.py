@@ -17,6 +17,7 @@ from lightning_advreg.callbacks.convergence_course import Course, collapsed, lea
 from lightning_advreg.callbacks.convergence_look import accuracy
 from lightning_advreg.callbacks.convergence_measurements import FixedImages, LossWatch, Seen, Sight, loss_of
 from lightning_advreg.callbacks.convergence_moment import Now, is_fitting, moment, ranks_of
+from lightning_advreg.callbacks.convergence_record import write_alarms
 from lightning_advreg.callbacks.convergence_rules import ROBUST, Alarm, non_finite_loss
 from lightning_advreg.callbacks.convergence_subject import Subject, attack_owner, monitored_budget
 from lightning_advreg.callbacks.isolation import evaluation
@@ -45,8 +46,8 @@ class ConvergenceMonitor(Callback):
     - ``zero_gradients``, ``random_logits``, ``softmax_outputs``: signs of gradient masking on monitored images.
     - ``unscheduled_group``: a parameter group keeps its learning rate while others change theirs.
 
-    Each is said once, in words, and again only after a rollback. On few images, differences must also be 3 standard
-    errors long. The rules are for networks in adversarial training: others may lose far more to PGD-10 than to FGSM.
+    Each is said once, and again only after a rollback, and written to ``alarms.json`` in the run folder. On few images,
+    differences must also be 3 standard errors long. The rules are for networks in adversarial training.
 
     The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y); beside the callback
     ``AdversarialTraining``, the budget, ``model``, ``mean``, ``std`` and ``keys`` are taken from there. But for what
@@ -56,7 +57,7 @@ class ConvergenceMonitor(Callback):
     so that a run resumes exactly.
 
     Args:
-        eps: The budget in pixel units; None for that of the training attack, the module's or ``AdversarialTraining``'s.
+        eps: The budget in pixel units; None for that of the training attack.
         action: What to do at an alarm, or several things. ``warn`` says it. ``stop`` ends the training. ``rollback``
             goes back to the last good epoch: weights, BatchNorm statistics, optimizer states, the loss scale of 16-bit
             training and the average of ``WeightAverage``, while learning rates follow their schedule on. Both together
@@ -135,6 +136,7 @@ class ConvergenceMonitor(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect training images, and remember the first weights."""
+        write_alarms(trainer, self.alarms, self.stop_reason)
         self._repairs.resume(trainer, pl_module)
         if self._repairs.snapshot is None:
             self._repairs.keep(trainer, pl_module, "the first weights")
@@ -279,8 +281,7 @@ class ConvergenceMonitor(Callback):
             self._raise(trainer, pl_module, alarm)
 
     def _judge_rates(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        alarm = self._course.judge_rates(moment(trainer, self._batches), *learning_rates(trainer))
-        if alarm is not None:
+        if alarm := self._course.judge_rates(moment(trainer, self._batches), *learning_rates(trainer)):
             self._raise(trainer, pl_module, alarm)
 
     def _raise(self, trainer: pl.Trainer, pl_module: pl.LightningModule, alarm: Alarm) -> bool:
@@ -290,9 +291,9 @@ class ConvergenceMonitor(Callback):
         answer = self._repairs.act(trainer, pl_module, alarm)
         alarm = dataclasses.replace(alarm, message=" ".join([alarm.message, *answer.done]))
         self.alarms.append(alarm)
-        if answer.stopped:
-            self.stop_reason = self.stop_reason or alarm.message
+        self.stop_reason = self.stop_reason or (alarm.message if answer.stopped else None)
         if not answer.went_back:
             self._said.add(alarm.name)
+        write_alarms(trainer, self.alarms, self.stop_reason)
         rank_zero_warn(alarm.message)
         return answer.went_back
