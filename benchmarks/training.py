@@ -8,6 +8,7 @@ With ``--compile`` and ``--channels-last`` ours and the floor are compiled, or l
 write.
 
 All three take turns within one run, so that a busy machine slows them alike, and each ratio is the median over rounds.
+Where other programs take most of a machine, ``--cpu-time`` counts the time that this one had a processor, in a thread.
 
     python -m benchmarks.training                     # the default networks on the CPU, or on the GPU if there is one
     python -m benchmarks.training --network resnet18 --batch-size 32 --rounds 5 --methods pgd trades fgsm_rs awp
@@ -77,9 +78,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps-per-round", type=int, default=None)
     parser.add_argument("--compile", action="store_true", help="compile ours and the floor")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time, in one thread; on the CPU alone")
     parser.add_argument("--channels-last", action="store_true", help="lay ours and the floor out so")
     options = parser.parse_args()
+    if options.cpu_time:
+        if options.device != "cpu":
+            parser.error("--cpu-time leaves out what a GPU does; give --device cpu as well")
+        torch.set_num_threads(1)
     how = ("compiled" if options.compile else "eager") + (", channels_last" if options.channels_last else "")
+    how += ", processor time" if options.cpu_time else ""
     print(f"torch {torch.__version__}, {_device_name(options.device)}, float32, {how}, {STEPS} steps of PGD, SGD\n")
     columns = ["method", "network", "batch", "ours img/s", "torchattacks img/s", "floor img/s"]
     columns += ["ours / torchattacks", "ours / floor"]
@@ -108,11 +115,12 @@ def _row(name: str, network: str, options: argparse.Namespace) -> str:
         # the second one as well, for what is made in the first
         step(x, y)
         step(x, y)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     seconds: dict[str, list[float]] = {kind: [] for kind in contestants}
     for round_index in range(options.rounds):
         order = list(contestants) if round_index % 2 == 0 else list(reversed(contestants))
         for kind in order:
-            seconds[kind].append(_time(contestants[kind], x, y, repeats))
+            seconds[kind].append(_time(contestants[kind], x, y, repeats, clock))
     speed = {kind: batch * repeats / statistics.median(times) for kind, times in seconds.items()}
     ratios = [
         statistics.median(b / a for a, b in zip(seconds["ours"], seconds[other], strict=True))
@@ -212,13 +220,13 @@ def floor(network: nn.Module, method: Method, engine: Engine) -> Step:
     return step
 
 
-def _time(step: Step, x: Tensor, y: Tensor, repeats: int) -> float:
+def _time(step: Step, x: Tensor, y: Tensor, repeats: int, clock: Callable[[], float]) -> float:
     _wait(x.device)
-    started = time.perf_counter()
+    started = clock()
     for _ in range(repeats):
         step(x, y)
     _wait(x.device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait(device: torch.device) -> None:
@@ -229,7 +237,7 @@ def _wait(device: torch.device) -> None:
 def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"CPU with {torch.get_num_threads()} threads"
+    return f"CPU with {torch.get_num_threads()} thread(s)"
 
 
 if __name__ == "__main__":

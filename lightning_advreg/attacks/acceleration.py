@@ -34,9 +34,9 @@ class Acceleration:
         channels_last: Keep the channels of a pixel side by side in memory, as fast convolutions want them.
         fold_batchnorm: Fold every BatchNorm after a convolution into it.
         inplace_activations: Let every ``nn.ReLU`` overwrite what it reads.
-        cpu_convolutions: On the CPU, run 3x3 convolutions of stride 1 between 32 channels or more with a quarter of the
-            multiplications (Lavin & Gray, 2016), and gradients of convolutions of up to 4 channels as matrix products.
-            Left out where the copy is compiled or in lower precision.
+        cpu_convolutions: On the CPU, run 3x3 convolutions of stride 1 between 128 channels or more with a quarter of
+            the multiplications (Lavin & Gray, 2016), and gradients of convolutions of up to 4 channels as matrix
+            products. Left out where the copy is compiled or in lower precision.
         compile: Compile with ``torch.compile``, for batches of any size. It takes a minute or two and a C++ compiler;
             on the CPU, Winograd convolutions are faster.
         search_dtype: The precision of the search. ``bfloat16`` and ``float16`` need hardware that has them.

@@ -33,7 +33,7 @@ def trained(module):
 
 
 def small(**arguments):
-    """A small network; width 32 is where Winograd begins, and a smooth activation lets gradients be compared."""
+    """A small network, with Winograd in its last two stages; a smooth activation lets gradients be compared."""
     return trained(ResNet18(width=32, activation="softplus", **arguments))
 
 

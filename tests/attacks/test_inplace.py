@@ -75,7 +75,7 @@ def test_it_is_left_out_where_the_input_is_needed(middle):
 
 def test_gradients_through_winograd_and_patches_in_float32():
     net = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten()
+        nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(), nn.Flatten()
     )
     search, grad, expected = search_of(net, torch.rand(4, 3, 12, 12))
     assert search.acceleration == Acceleration()

@@ -76,7 +76,7 @@ def test_batchnorm_is_folded_and_convolutions_are_fast_ones():
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
     live = [layer for layer in layers if isinstance(layer, LiveConv2d)]
     assert len(live) == 20
-    assert sum(isinstance(layer._fast[0], WinogradConv2d) for layer in live) == 13
+    assert sum(isinstance(layer._fast[0], WinogradConv2d) for layer in live) == 6
     assert all(layer.inplace for layer in layers if isinstance(layer, nn.ReLU))
 
 
