@@ -77,20 +77,18 @@ class NormAblation(LayerChanges):
         """Note the kinds of layers in the module, and so in its weights."""
         note_changes(module, {callback.text: callback.arguments for callback in callbacks})
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Replace the layers, and explain from now on why weights do not fit."""
-        super().setup(trainer, pl_module, stage)
-        note = getattr(pl_module, NAME, None)
-        if isinstance(note, Changes):
-            note.explains = pl_module.strict_loading
-        if self.kind == "frozen" and stage == "fit" and not trainer.ckpt_path:
-            self._warn_of_no_statistics(pl_module)
-
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave weights to the loading code again; the layers stay replaced."""
         super().teardown(trainer, pl_module, stage)
         if hasattr(pl_module, NAME):
             cast(Changes, getattr(pl_module, NAME)).explains = False
+
+    def _change(self, trainer: pl.Trainer, pl_module: pl.LightningModule, siblings: list[LayerChanges]) -> None:
+        super()._change(trainer, pl_module, siblings)
+        # from now on it is said in a sentence why weights do not fit, unless the module takes what fits
+        cast(Changes, getattr(pl_module, NAME)).explains = pl_module.strict_loading
+        if self.kind == "frozen" and trainer.state.fn == "fit" and not trainer.ckpt_path:
+            self._warn_of_no_statistics(pl_module)
 
     @staticmethod
     def _warn_of_no_statistics(pl_module: pl.LightningModule) -> None:

@@ -165,7 +165,7 @@ def _dims(norm: nn.Module) -> int:
 
 def _replacement(norm: nn.Module, kind: NormKind, parent: nn.Module, train_affine: bool) -> nn.Module:
     channels = int(getattr(norm, "num_features", 0) or norm.num_channels)  # type: ignore[arg-type]
-    dims, eps = _dims(norm), float(getattr(norm, "eps", 1e-5))  # type: ignore[arg-type]
+    dims, eps = _dims(norm), float(getattr(norm, "eps", 1e-5))
     new: nn.Module
     if kind == "batch":
         new = _BATCH_OF[dims](channels, eps=eps)

@@ -258,7 +258,7 @@ def test_a_deep_network_without_normalisation_learns(tmp_path, precision):
     data = digits(batch_size=32)
     run = trainer(tmp_path, NormAblation("none"), see, max_epochs=8, precision=precision, num_sanity_val_steps=0)
     run.fit(module, data)
-    assert sum(losses[-3:]) / 3 < 0.6 * losses[0]
+    assert sum(losses[-3:]) / 3 < 0.85 * losses[0]
 
 
 def test_arguments():
