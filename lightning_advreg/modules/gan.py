@@ -19,10 +19,10 @@ from lightning_advreg.modules.base import CheckpointedModule
 from lightning_advreg.modules.classifier import Batch
 from lightning_advreg.modules.gan_checks import at_least, latent_dim_of, one_logit_each
 from lightning_advreg.modules.limits import Limits, check_apart
-from lightning_advreg.modules.penalties import GANPenalty, add_penalties, gan_penalties, states, warn_of_double_decay
+from lightning_advreg.modules.penalties import add_penalties, gan_penalties, states, warn_of_double_decay
 from lightning_advreg.modules.schedules import fit_schedules
 from lightning_advreg.objectives import GANLoss, NonSaturating
-from lightning_advreg.penalties import TrainingPass
+from lightning_advreg.penalties import Penalty, TrainingPass
 from lightning_advreg.penalties.in_training import begin, watching
 from lightning_advreg.values import Number, to_float
 
@@ -82,8 +82,8 @@ class GAN(CheckpointedModule):
         generator: nn.Module,
         discriminator: nn.Module,
         loss: GANLoss | None = None,
-        generator_penalties: Sequence[GANPenalty] = (),
-        discriminator_penalties: Sequence[GANPenalty] = (),
+        generator_penalties: Sequence[Penalty | Callable[[nn.Module], Tensor]] = (),
+        discriminator_penalties: Sequence[Penalty | Callable[[nn.Module], Tensor]] = (),
         generator_constraints: Sequence[Constraint] = (),
         discriminator_constraints: Sequence[Constraint] = (),
         n_critic: int = 1,

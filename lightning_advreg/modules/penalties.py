@@ -1,7 +1,7 @@
 """What classifiers and GANs do with penalties: bind them to a network, add them to a loss, log them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_advreg.modules.base import by_name
-from lightning_advreg.penalties import ActivityL1, Penalty, TrainingPass, WeightPenalty
+from lightning_advreg.penalties import Penalty, TrainingPass
 from lightning_advreg.penalties.in_training import AnyPenalty, bind, counted_twice, evaluate
-
-GANPenalty: TypeAlias = WeightPenalty | ActivityL1 | Callable[[nn.Module], Tensor]
-"""A penalty on a network of a GAN, which needs neither labels nor classes."""
 
 
 class PenaltyStates(nn.ModuleDict):
@@ -39,7 +36,7 @@ class PenaltyStates(nn.ModuleDict):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, False, *lists)
 
 
-def gan_penalties(network: nn.Module, penalties: Sequence[GANPenalty]) -> dict[str, AnyPenalty]:
+def gan_penalties(network: nn.Module, penalties: Sequence[AnyPenalty]) -> dict[str, AnyPenalty]:
     """Bind penalties to a network of a GAN.
 
     Args:

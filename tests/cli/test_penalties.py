@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from lightning_advreg.cli import main
 from lightning_advreg.penalties import L1, L2, L2SP, ElasticNet, InputGradient, Jacobian
@@ -18,7 +19,7 @@ model:
     penalties:
     - class_path: L1
       init_args: {pattern: features.*, weight: {class_path: Ramp, init_args: {epochs: 1/2, end: 1e-3}}}
-    - {class_path: L1, init_args: {weight: 1e-4, pattern: [classifier.0.*, classifier.2.*]}}
+    - {class_path: L1, init_args: {weight: 1e-4, pattern: [classifier.0.*, classifier.3.*]}}
     - class_path: L2SP
       init_args:
         weight: {class_path: Piecewise, init_args: {milestones: [[0, 1/10], [1, 0]]}}
@@ -34,8 +35,8 @@ data: DigitsDataModule
 """
 
 
-def shifted(network):
-    """A penalty of the user's own, which YAML names."""
+def shifted(network: nn.Module) -> Tensor:
+    """A penalty of the user's own, which YAML names; jsonargparse asks for the type that it returns."""
     return network.features[0].bias.square().sum()
 
 
@@ -43,7 +44,7 @@ def test_every_penalty_goes_from_yaml_through_training_to_the_test():
     Path("mine.yaml").write_text(YAML)
     model = main(["fit", "--config", "mine.yaml", *SHORT]).model
     assert model.penalties["l1"] == L1(Ramp(epochs=0.5, end=1e-3), pattern="features.*")
-    assert model.penalties["l1_2"] == L1(1e-4, pattern=["classifier.0.*", "classifier.2.*"])
+    assert model.penalties["l1_2"] == L1(1e-4, pattern=["classifier.0.*", "classifier.3.*"])
     assert model.penalties["l2sp"].weight == Piecewise(milestones=[(0, 0.1), (1, 0)])
     assert model.penalties["elasticnet"] == ElasticNet(0, Constant(0.125))
     assert model.penalties["jacobian"] == Jacobian(0.1, projections=None)
