@@ -109,9 +109,7 @@ def _overlaps(call: Call, dilation: Any = 1) -> list[int]:  # noqa: ANN401
     dims = _dimensions(call)
     kernel = _each(call.get(1, "kernel_size"), dims)
     stride = _each(call.get(2, "stride") or kernel, dims)
-    return [
-        math.ceil(k * math.gcd(s, d) / s) for k, s, d in zip(kernel, stride, _each(dilation, dims), strict=True)
-    ]
+    return [math.ceil(k * math.gcd(s, d) / s) for k, s, d in zip(kernel, stride, _each(dilation, dims), strict=True)]
 
 
 def _adaptive_average_pool(call: Call) -> Tensor:
@@ -220,9 +218,7 @@ def _precise(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
 
-_SHAPES = (
-    "flatten view reshape unflatten permute transpose contiguous squeeze unsqueeze narrow select movedim"
-)
+_SHAPES = "flatten view reshape unflatten permute transpose contiguous squeeze unsqueeze narrow select movedim"
 _COPIES = "clone detach to float double half bfloat16 neg"
 _GENTLE = "relu relu_ relu6 hardtanh tanh tanh_ softplus abs clamp clamp_min clamp_max"
 
