@@ -123,10 +123,13 @@ class WeightClip(BoundedProjection):
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
         """Clamp the weights."""
-        values = _flat(selected)
-        bound = bound_at(self.bound, epoch, values)
-        at_bound = share(values.abs() >= bound)
-        moved, distance = _replace_(selected, values, values.clamp(-bound, bound))
+        values = [weight for _, weight in selected]
+        bound = bound_at(self.bound, epoch, values[0])
+        excess = torch._foreach_abs(values)
+        torch._foreach_add_(excess, bound, alpha=-1)
+        moved, distance, at_bound = _bite(values, list(excess))
+        for value in values:
+            value.clamp_(-bound, bound)
         return Projected(moved, distance, at_bound, follow_(self.bound, at_bound, bound))
 
 
@@ -153,10 +156,10 @@ class NonNegative(SelectedProjection):
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
         """Set negative weights to 0."""
-        values = _flat(selected)
-        at_bound = share(values <= 0)
-        moved, distance = _replace_(selected, values, values.clamp(min=0))
-        return Projected(moved, distance, at_bound)
+        values = [weight for _, weight in selected]
+        bite = _bite(values, list(torch._foreach_neg(values)))
+        torch._foreach_clamp_min_(values, 0)
+        return Projected(*bite)
 
 
 def _norms(view: Tensor, dims: Sequence[int]) -> Tensor:
@@ -164,15 +167,22 @@ def _norms(view: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.linalg.vector_norm(view, dim=list(dims), keepdim=True, dtype=dtype)
 
 
-def _flat(selected: Weights) -> Tensor:
-    return torch.cat([weight.flatten() for _, weight in selected])
+def _bite(values: list[nn.Parameter], excess: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the share of weights beyond a limit, their relative distance from it, and the share at or beyond it.
+
+    The excess, negative inside, is overwritten. One long tensor of all would be slow to get on the CPU.
+    """
+    dtype = torch.promote_types(values[0].dtype, torch.float32)
+    count = sum(value.numel() for value in values)
+    # -1 inside, 0 on the limit, 1 beyond it
+    signs = list(torch._foreach_sign(excess))
+    off = _total(signs, 1, dtype)
+    torch._foreach_clamp_min_(signs, 0)
+    beyond = _total(signs, 1, dtype)
+    torch._foreach_clamp_min_(excess, 0)
+    distance = relative(_total(excess, 2, dtype), _total(values, 2, dtype))
+    return beyond / count, distance, 1 - (off - beyond) / count
 
 
-def _replace_(selected: Weights, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    parts = after.split([weight.numel() for _, weight in selected])
-    torch._foreach_copy_(
-        [weight for _, weight in selected],
-        [part.view(weight.shape) for part, (_, weight) in zip(parts, selected, strict=True)],
-    )
-    difference = after - before
-    return share(difference != 0), relative(difference.norm(), before.norm())
+def _total(tensors: Sequence[Tensor], order: int, dtype: torch.dtype) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, order, dtype)), order)

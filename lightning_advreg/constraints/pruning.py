@@ -138,19 +138,18 @@ class MagnitudePruning(StatefulProjection):
         if fresh or target != self._pruned_to:
             self._prune_(views, masks, target)
             self._pruned_to = target
-        removed = [view * ~mask for (view, _), mask in zip(views, masks, strict=True)]
+        pruned = [~mask for mask in masks]
+        removed = [view * gone for (view, _), gone in zip(views, pruned, strict=True)]
         norms = torch.stack(torch._foreach_norm([view for view, _ in views])).norm()
-        gone = torch.stack(torch._foreach_norm(removed)).norm()
+        distance = relative(torch.stack(torch._foreach_norm(removed)).norm(), norms)
         count = sum(mask.numel() for mask in masks)
-        hit = [self._any(part != 0, dims).count_nonzero() for part, (_, dims) in zip(removed, views, strict=True)]
-        # not times the mask: 0 times an infinite weight is no 0
-        torch._foreach_copy_(
-            [view for view, _ in views],
-            [view.masked_fill(~mask, 0) for (view, _), mask in zip(views, masks, strict=True)],
-        )
+        hit = [self._any(part, dims).count_nonzero() for part, (_, dims) in zip(removed, views, strict=True)]
+        for (view, _), gone in zip(views, pruned, strict=True):
+            # not times the mask: 0 times an infinite weight is no 0
+            view.masked_fill_(gone, 0)
         kept = torch.stack([mask.count_nonzero() for mask in masks]).sum()
         bound = torch.full_like(norms, target) if isinstance(self.sparsity, Schedule) else None
-        return Projected(torch.stack(hit).sum() / count, relative(gone, norms), 1 - kept / count, bound)
+        return Projected(torch.stack(hit).sum() / count, distance, 1 - kept / count, bound)
 
     @torch.no_grad()
     def mask_(self, module: nn.Module) -> None:
@@ -184,8 +183,8 @@ class MagnitudePruning(StatefulProjection):
             return view.abs().float()
         return view.float().square().mean(dim=dims, keepdim=True).sqrt()
 
-    def _any(self, condition: Tensor, dims: list[int]) -> Tensor:
-        return condition if self.granularity == "weight" else condition.any(dim=tuple(dims), keepdim=True)
+    def _any(self, part: Tensor, dims: list[int]) -> Tensor:
+        return part if self.granularity == "weight" else part.any(dim=tuple(dims), keepdim=True)
 
     def _target(self, epoch: float) -> float:
         if not isinstance(self.sparsity, Schedule):
