@@ -31,7 +31,7 @@ def bind(penalties: Mapping[str, P], network: nn.Module) -> dict[str, P]:
     """
     bound: dict[str, Any] = {}
     for name, penalty in penalties.items():
-        if not callable(penalty):
+        if not (callable(penalty) or isinstance(penalty, Penalty)):
             raise TypeError(f"penalties must be penalties or functions from the network to a scalar, got {penalty!r}.")
         bound[name] = penalty.bound(network) if isinstance(penalty, Penalty) else penalty
     return bound

@@ -37,7 +37,7 @@ data: DigitsDataModule
 
 def shifted(network: nn.Module) -> Tensor:
     """A penalty of the user's own, which YAML names; jsonargparse asks for the type that it returns."""
-    return network.features[0].bias.square().sum()
+    return network.classifier[0].bias.square().sum()
 
 
 def test_every_penalty_goes_from_yaml_through_training_to_the_test():
@@ -51,7 +51,7 @@ def test_every_penalty_goes_from_yaml_through_training_to_the_test():
     logged = next(Path("runs").glob("metrics.csv")).read_text()
     assert all(f"train/penalty/{name}_raw" in logged for name in model.penalties) and len(model.penalties) == 11
     # what was written repeats the run, and what was saved is tested
-    (config,), (last,) = Path("runs").glob("config.yaml"), Path("runs").rglob("*.ckpt")
+    (config,), (last, *_) = Path("runs").glob("config.yaml"), Path("runs").rglob("*.ckpt")
     again = main(["fit", "--config", str(config), "--trainer.default_root_dir", "again"]).model
     stateless = {name: p for name, p in model.penalties.items() if not isinstance(p, torch.nn.Module)}
     assert {name: again.penalties[name] for name in stateless} == stateless

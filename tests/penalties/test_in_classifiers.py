@@ -354,7 +354,7 @@ def test_two_of_a_kind_act_on_their_own_layers():
 
 @pytest.mark.parametrize(
     ("function", "given"),
-    [(lambda n: n.features[0].bias.abs(), r"a tensor of shape \(4,\)"), (lambda n: 0.5, r"0\.5"), (print, "None")],
+    [(lambda n: n.classifier[0].bias.abs(), r"a tensor of shape \(8,\)"), (lambda n: 0.5, r"0\.5"), (print, "None")],
 )
 def test_a_function_that_gives_no_scalar_is_refused_by_name(function, given):
     model = RegularizedClassifier(net(), penalties=[function])
