@@ -81,11 +81,12 @@ def record_end(folder: Path) -> None:
 
 def _starts(path: Path) -> list[dict[str, Any]]:
     try:
-        starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"]
+        starts = json.loads(path.read_text())["starts"]
     except (OSError, ValueError, KeyError, TypeError):
-        # a record that is broken or missing is no reason not to train
-        return []
-    return starts
+        starts = None
+    # a record that is broken or missing is no reason not to train
+    valid = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
+    return starts if valid else []
 
 
 def _write(path: Path, starts: list[dict[str, Any]]) -> None:

