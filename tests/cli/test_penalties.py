@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,11 @@ model:
     - {class_path: SpectralNormPenalty, init_args: {weight: 1e-3, iterations: 2}}
 data: DigitsDataModule
 """
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def shifted(network: nn.Module) -> Tensor:
