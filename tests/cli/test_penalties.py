@@ -1,7 +1,8 @@
-"""Penalties from YAML and from flags, through fit, checkpoints and test."""
+"""Penalties from YAML and from flags."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,12 +36,17 @@ data: DigitsDataModule
 """
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def shifted(network: nn.Module) -> Tensor:
     """A penalty of the user's own, which YAML names; jsonargparse asks for the type that it returns."""
     return network.classifier[0].bias.square().sum()
 
 
-def test_every_penalty_goes_from_yaml_through_training_to_the_test():
+def test_every_penalty_goes_from_yaml_through_training_and_back():
     Path("mine.yaml").write_text(YAML)
     model = main(["fit", "--config", "mine.yaml", *SHORT]).model
     assert model.penalties["l1"] == L1(Ramp(epochs=0.5, end=1e-3), pattern="features.*")
@@ -50,15 +56,11 @@ def test_every_penalty_goes_from_yaml_through_training_to_the_test():
     assert model.penalties["jacobian"] == Jacobian(0.1, projections=None)
     logged = next(Path("runs").glob("metrics.csv")).read_text()
     assert all(f"train/penalty/{name}_raw" in logged for name in model.penalties) and len(model.penalties) == 11
-    # what was written repeats the run, and what was saved is tested
-    (config,), (last, *_) = Path("runs").glob("config.yaml"), Path("runs").rglob("*.ckpt")
+    # what was written repeats the run
+    (config,) = Path("runs").glob("config.yaml")
     again = main(["fit", "--config", str(config), "--trainer.default_root_dir", "again"]).model
     stateless = {name: p for name, p in model.penalties.items() if not isinstance(p, torch.nn.Module)}
     assert {name: again.penalties[name] for name in stateless} == stateless
-    tested = main(["test", "--config", "mine.yaml", *SHORT, "--ckpt_path", str(last)]).model
-    start = model.penalties["l2sp"].memory("features.0.weight")
-    assert torch.equal(tested.penalties["l2sp"].memory("features.0.weight"), start)
-    assert tested.penalties["l1"] == model.penalties["l1"]
 
 
 def test_penalties_are_added_by_flags():

@@ -331,7 +331,7 @@ def test_a_penalty_of_the_users_own_on_logits_works_with_every_objective(objecti
     if objective is None:
         model = RegularizedClassifier(net(), penalties=penalties)
     else:
-        model = AdversarialClassifier(net(), attack=ATTACK, objective=objective, penalties=penalties)
+        model = AdversarialClassifier(net(), attack=PGD(eps=0.2, steps=1), objective=objective, penalties=penalties)
     (metrics,) = run(model, batches=1)
     value, raw = metrics["train/penalty/logitsquares"], metrics["train/penalty/logitsquares_raw"]
     assert raw > 0
