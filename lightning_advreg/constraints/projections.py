@@ -123,7 +123,7 @@ class WeightClip(BoundedProjection):
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
         """Clamp the weights."""
-        values = [weight for _, weight in selected]
+        values: list[Tensor] = [weight for _, weight in selected]
         bound = bound_at(self.bound, epoch, values[0])
         excess = torch._foreach_abs(values)
         torch._foreach_add_(excess, bound, alpha=-1)
@@ -156,7 +156,7 @@ class NonNegative(SelectedProjection):
 
     def limit_(self, module: nn.Module, selected: Weights, epoch: float) -> Projected:
         """Set negative weights to 0."""
-        values = [weight for _, weight in selected]
+        values: list[Tensor] = [weight for _, weight in selected]
         bite = _bite(values, list(torch._foreach_neg(values)))
         torch._foreach_clamp_min_(values, 0)
         return Projected(*bite)
@@ -167,7 +167,7 @@ def _norms(view: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.linalg.vector_norm(view, dim=list(dims), keepdim=True, dtype=dtype)
 
 
-def _bite(values: list[nn.Parameter], excess: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _bite(values: list[Tensor], excess: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Give the share of weights beyond a limit, their relative distance from it, and the share at or beyond it.
 
     The excess, negative inside, is overwritten. One long tensor of all would be slow to get on the CPU.
@@ -184,5 +184,5 @@ def _bite(values: list[nn.Parameter], excess: list[Tensor]) -> tuple[Tensor, Ten
     return beyond / count, distance, 1 - (off - beyond) / count
 
 
-def _total(tensors: Sequence[Tensor], order: int, dtype: torch.dtype) -> Tensor:
+def _total(tensors: list[Tensor], order: int, dtype: torch.dtype) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, order, dtype)), order)

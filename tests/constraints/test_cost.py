@@ -63,7 +63,7 @@ def test_no_projection_waits_for_the_device(make):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("clip", 3), ("non-negative", 3), ("max-norm", 9), ("pruning", 12), ("parseval", 12)]
+    ("name", "most"), [("clip", 3), ("non-negative", 3), ("max-norm", 9), ("pruning", 12), ("parseval", 16)]
 )
 def test_the_operations_for_one_more_layer_are_few(name, most):
     few, many = (len(operations(Limits([CONSTRAINTS[name]()]), layers, 0.01)) for layers in (4, 12))
