@@ -111,7 +111,10 @@ def _reduced(path: Path, width: int, colours: int) -> tuple[bytes, int, int]:
     if image.width > width:
         image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    # median cut keeps the colours of a figure, and takes long where there are tens of thousands, as in photographs
+    few = image.getcolors(maxcolors=10_000) is not None
+    method = Image.Quantize.MEDIANCUT if few else Image.Quantize.FASTOCTREE
+    image.quantize(colours, method, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue(), image.width, image.height
 
 
