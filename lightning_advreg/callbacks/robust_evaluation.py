@@ -135,7 +135,7 @@ class RobustEvaluation(Callback):
         for other in callbacks:
             if isinstance(other, RobustEvaluation) and other is not self:
                 raise ValueError("two RobustEvaluation callbacks would write the same files; give one all attacks.")
-            if isinstance(other, RobustAccuracy) and (shared := {*attacks, WORST_CASE} & other.attacks.keys()):
+            if isinstance(other, RobustAccuracy) and (shared := attacks.keys() & other.attacks.keys()):
                 raise ValueError(
                     f"RobustEvaluation and RobustAccuracy both log test/robust_acc/{sorted(shared)[0]}; rename the "
                     "attack of one of them."

@@ -44,7 +44,7 @@ def residual_branches(network: nn.Module) -> list[Branch]:
         >>> from lightning_advreg.networks import ResNet18
         >>> branches = residual_branches(ResNet18(width=4))
         >>> len(branches), branches[2].block, branches[2].end
-        (8, 'stages.1.0', 'stages.1.0.branch_end')
+        (8, 'stages.1.0', 'stages.1.0.drop_path')
     """
     branches: list[Branch] = []
     for name, block in network.named_modules():

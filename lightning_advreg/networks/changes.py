@@ -25,7 +25,7 @@ class Changes(nn.Module):
 
     Example:
         >>> module = nn.Linear(2, 2)
-        >>> note_changes(module, {"NormAblation('group')": {"kind": "group"}})
+        >>> _ = note_changes(module, {"NormAblation('group')": {"kind": "group"}})
         >>> list(module.state_dict())
         ['weight', 'bias', "changed_by.NormAblation('group')"]
     """

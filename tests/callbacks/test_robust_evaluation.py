@@ -211,7 +211,6 @@ def test_a_second_test_forgets_the_first(tmp_path):
         ([RobustEvaluation(FGSM(), curve_eps=[0])], "different budgets, one above 0 at least"),
         ([callback(), callback(FGSM())], "two RobustEvaluation callbacks would write the same files"),
         ([callback(), RobustAccuracy(PGD3)], "both log test/robust_acc/pgd; rename the attack of one of them"),
-        ([callback(), RobustAccuracy({"worst_case": PGD3})], "both log test/robust_acc/worst_case"),
     ],
 )
 def test_setup_refuses(tmp_path, callbacks, message):

@@ -87,7 +87,7 @@ def test_a_picture_is_left(tmp_path, monkeypatch):
 
 
 def test_overlays_are_no_runs_of_their_own():
-    overlays = ["eval/autoattack", "eval/autoattack_fast", "logger/wandb"]
+    overlays = ["ablations/digits", "ablations/mnist", "eval/autoattack", "eval/autoattack_fast", "logger/wandb"]
     assert [name for name in CONFIGS if "/" in name] == overlays
 
 
