@@ -41,8 +41,8 @@ class RobustAccuracy(Callback):
 
     Raises:
         TypeError: If an attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
-        ValueError: If there is no attack, a name is empty or contains ``/`` or ``.``, a number is below 1, or two of
-            these callbacks use one name.
+        ValueError: If there is no attack, a name is empty or contains ``/`` or ``.``, an attack is targeted or leaves
+            its budget, a number is below 1, or two of these callbacks use one name.
 
     Example:
         >>> from lightning_advreg.attacks import FGSM, PGD
