@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Ray:
     Raises:
         ImportError: If Ray is not installed.
         ValueError: If a number is out of its range.
+        TimeoutError: In ``launch``, if Ray does not start here in its own 15 seconds, on a busy machine.
     """
 
     threads: int = 1
@@ -48,25 +50,55 @@ class Ray:
             return
         import ray
 
-        mine = not ray.is_initialized()
-        if mine:
-            # workers import this package, installed or not
-            environment = {"env_vars": {"PYTHONPATH": _python_path()}}
-            ray.init(
-                address=self.address or "local", runtime_env=environment, log_to_driver=False, include_dashboard=False
-            )
-        # a run that fails is shown, not repeated
-        task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_run)
-        for folder in folders:
-            (folder / _MARK).unlink(missing_ok=True)
-        waiting = {task.remote(str(folder.absolute()), self.threads, str(Path.cwd())): folder for folder in folders}
-        try:
-            yield from _follow(waiting)
-        finally:
-            for reference in waiting:
-                ray.cancel(reference, force=True)
-            if mine:
-                ray.shutdown()
+        with connected(self.address):
+            # a run that fails is shown, not repeated
+            task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(execute_run)
+            for folder in folders:
+                (folder / _MARK).unlink(missing_ok=True)
+            waiting = {task.remote(str(folder.absolute()), self.threads, str(Path.cwd())): folder for folder in folders}
+            try:
+                yield from _follow(waiting)
+            finally:
+                for reference in waiting:
+                    ray.cancel(reference, force=True)
+
+
+@contextmanager
+def connected(address: str = "") -> Iterator[None]:
+    """Connect this process to a Ray cluster, and leave it at the end, unless it is connected already.
+
+    Args:
+        address: As that of :class:`Ray`; a cluster that is started here is stopped at the end.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConnectionError: If there is no cluster at the address.
+        TimeoutError: If Ray does not start in the time that it gives itself.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # workers import this package, installed or not
+    environment = {"env_vars": {"PYTHONPATH": _python_path()}}
+    try:
+        ray.init(address=address or "local", runtime_env=environment, log_to_driver=False, include_dashboard=False)
+    except Exception as error:
+        # Ray has no class for this one, and the waiting time is no setting
+        if "timed out during startup" not in str(error):
+            raise
+        raise TimeoutError(
+            "Ray did not start on this machine: its helper processes must be there within 15 seconds, which a busy or "
+            "slow machine does not make. Try again when less runs on it, give --ray-address of a cluster that runs "
+            "(Ray(address=...)), or do without Ray: --launcher local --jobs 2 (Local(jobs=2))."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def execute_run(folder: str, threads: int | None, directory: str) -> int:

@@ -1,13 +1,17 @@
 """Runs in processes of their own, on this machine and on a Ray cluster."""
 
 import os
+import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lightning_advreg.ablation import Ablation, Axis, Local, Plan, Ray, local, make_runs, process
+from lightning_advreg.ablation.cluster import connected
 from lightning_advreg.ablation.launchers import Ended, Started
 from lightning_advreg.ablation.process import RunProcess
 
@@ -127,6 +131,47 @@ def test_numbers_out_of_range(settings, message):
 # Ray
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """One cluster for all: it takes longer to start than the runs."""
+    pytest.importorskip("ray")
+    connection = connected()
+    try:
+        connection.__enter__()
+    except TimeoutError as error:
+        pytest.skip(str(error))
+    yield
+    connection.__exit__(None, None, None)
+
+
+@pytest.fixture
+def broken_ray(monkeypatch):
+    """Put a Ray in place that cannot start, for the reason that is given."""
+
+    def use(error):
+        def init(**settings):
+            raise error
+
+        ray = SimpleNamespace(is_initialized=lambda: False, init=init, __spec__=ModuleSpec("ray", None))
+        monkeypatch.setitem(sys.modules, "ray", ray)
+
+    return use
+
+
+def test_a_machine_too_slow_for_ray_is_told_what_to_do(broken_ray, tmp_path):
+    broken_ray(Exception("The current node timed out during startup. This could happen because"))
+    with pytest.raises(TimeoutError, match=r"^Ray did not start .* --launcher local --jobs 2") as caught:
+        next(Ray().launch([tmp_path]))
+    # the command catches these, and shows no traceback
+    assert isinstance(caught.value, OSError) and "timed out" in str(caught.value.__cause__)
+
+
+def test_other_errors_of_ray_are_its_own(broken_ray, tmp_path):
+    broken_ray(ConnectionError("Could not find any running Ray instance."))
+    with pytest.raises(ConnectionError, match=r"^Could not find any running Ray instance"):
+        next(Ray(address="auto").launch([tmp_path]))
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the package ray; install lightning-advreg\[ray\]"):
@@ -135,8 +180,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
         Ray(gpus=-1)
 
 
-def test_runs_on_ray_equal_those_in_this_process(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+def test_runs_on_ray_equal_those_in_this_process(cluster, tmp_path, monkeypatch):
     # another number of threads rounds otherwise
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -155,8 +199,7 @@ def test_runs_on_ray_equal_those_in_this_process(tmp_path, monkeypatch):
     assert (tmp_path / "ray" / "table.md").read_text() == (tmp_path / "here" / "table.md").read_text()
 
 
-def test_a_run_that_fails_on_ray_is_shown(tmp_path):
-    pytest.importorskip("ray")
+def test_a_run_that_fails_on_ray_is_shown(cluster, tmp_path):
     (folder,) = folders_in(tmp_path, "empty")
     assert happened(Ray().launch([folder])) == [Started(folder=folder), Ended(folder=folder, exit_code=1)]
     assert "run.yaml" in (folder / "error.json").read_text()
