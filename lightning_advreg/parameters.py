@@ -1,13 +1,15 @@
 """Which parameters a penalty or a constraint acts on."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from lightning_advreg.values import Number, to_float
+
+T = TypeVar("T")
 
 Pattern: TypeAlias = str | Sequence[str] | None
 """Names of parameters with ``*``, ``?`` and ``[...]`` as in file names, one or several, or None for all."""
@@ -140,6 +142,34 @@ def as_patterns(pattern: Pattern, name: str = "pattern") -> tuple[str, ...] | No
     if not patterns or not all(patterns):
         raise ValueError(f"{name} must name something, got {pattern!r}; leave it out to select everything.")
     return patterns
+
+
+def matching(named: Mapping[str, T], patterns: Sequence[str], label: str, what: str) -> dict[str, T]:
+    """Choose by name, and see to it that every pattern chooses something.
+
+    Args:
+        named: What there is, by name.
+        patterns: The patterns.
+        label: What stands before a pattern in the error message, such as ``"layers="``.
+        what: What there is, for the error message, such as ``"layer of MyNetwork"``.
+
+    Returns:
+        What matches one pattern at least, in the order of ``named``.
+
+    Raises:
+        ValueError: If a pattern matches nothing.
+
+    Example:
+        >>> matching({"stem": 1, "head.fc": 2}, ["head.*"], "layers=", "layer of Net")
+        {'head.fc': 2}
+    """
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in named):
+            raise ValueError(
+                f"{label}{pattern!r} matches no {what}; the nearest names are {nearest_names(pattern, list(named))}. A "
+                "pattern must match the whole name, as in 'layer4.*'."
+            )
+    return {name: value for name, value in named.items() if any(matches(name, pattern) for pattern in patterns)}
 
 
 def nearest_names(pattern: str, names: Sequence[str]) -> str:

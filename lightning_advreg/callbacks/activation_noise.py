@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_advreg.parameters import as_patterns, matches, nearest_names
+from lightning_advreg.parameters import as_patterns, matching
 from lightning_advreg.values import Number, to_float
 
 
@@ -47,15 +47,9 @@ class ActivationNoise(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the layers."""
         named = {name: layer for name, layer in pl_module.named_modules() if name}
-        for pattern in self.layers:
-            if not any(matches(name, pattern) for name in named):
-                raise ValueError(
-                    f"layers: {pattern!r} matches no layer of {type(pl_module).__name__}; the nearest names are "
-                    f"{nearest_names(pattern, list(named))}."
-                )
-        for name, layer in named.items():
-            if any(matches(name, pattern) for pattern in self.layers):
-                self._hooks.append(layer.register_forward_hook(_Noise(self.std, name, self.multiplicative)))
+        chosen = matching(named, self.layers, "layers: ", f"layer of {type(pl_module).__name__}")
+        for name, layer in chosen.items():
+            self._hooks.append(layer.register_forward_hook(_Noise(self.std, name, self.multiplicative)))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the layers as they were."""

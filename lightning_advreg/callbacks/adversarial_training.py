@@ -1,9 +1,8 @@
 """Adversarial training of any LightningModule."""
 
-import functools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,21 +12,18 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_advreg.attacks import Attack, AttackSchedule, Model, ModelMode, borrowed
-from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.schedule import given_schedule
 from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.callbacks.batches import check_labels, put_together, taken_apart
-from lightning_advreg.callbacks.changed_batches import change_batches
-from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_types
+from lightning_advreg.callbacks.changed_batches import BatchChange
+from lightning_advreg.callbacks.pixel_units import PixelUnits
+from lightning_advreg.checks import check_batch, check_types
 from lightning_advreg.modules import AdversarialClassifier
-from lightning_advreg.networks.base import Normalize
+from lightning_advreg.modules.schedules import scheduled_attack
 from lightning_advreg.values import Number, to_float
 
-_ROUNDING = 1e-2
-"""How far outside [0, 1] pixels may lie after a normalisation is undone, since half precision rounded them."""
 
-
-class AdversarialTraining(Callback):
+class AdversarialTraining(BatchChange):
     """Train a LightningModule on attacked images, without a change to its code.
 
     While ``fit`` runs, the images ``x`` of each batch are replaced before ``training_step`` sees them, so the module
@@ -88,8 +84,6 @@ class AdversarialTraining(Callback):
             )
         if model is not None and not isinstance(model, str) and not callable(model):
             raise TypeError(f"model must be a name such as 'net', or a callable, got {model!r}.")
-        if (mean is None) != (std is None):
-            raise ValueError(f"mean and std must be given together; got mean={mean!r}, std={std!r}.")
         if isinstance(keys, str) or len(keys) != 2:
             raise ValueError(f"keys must be two, of images and of labels, such as ('image', 'label'), got {keys!r}.")
         self.attack = attack
@@ -100,12 +94,9 @@ class AdversarialTraining(Callback):
         # the first batch is checked here, and the others are spared the synchronisation
         self._attack = unchecked(attack)
         self.attack_schedule = given_schedule(attack_schedule, eps_warmup_epochs, attack)
-        self._normalize = None if mean is None or std is None else Normalize(mean, std)
+        self._units = PixelUnits(mean, std, type(self).__name__)
         self._victim: _Victim | None = None
         self._checked = False
-        self._batch_idx = 0
-        self._attacked: Any = None
-        self._restore: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to attack images twice."""
@@ -122,34 +113,14 @@ class AdversarialTraining(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the model, and stand between the Trainer and ``training_step``."""
-        self._victim = _Victim(pl_module, self._find_model(pl_module), self._normalize)
+        self._victim = _Victim(pl_module, self._find_model(pl_module), self._units)
         self._checked = False
-        self._restore = change_batches(pl_module, functools.partial(self._attacked_once, trainer, pl_module))
-
-    def on_train_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
-        """Forget the attacked images of the batch before."""
-        self._attacked, self._batch_idx = None, batch_idx
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the last images."""
-        self._attacked = None
+        super().on_fit_start(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the module its own ``training_step`` back."""
-        self._attacked = self._victim = None
-        if self._restore is not None:
-            self._restore()
-            self._restore = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Do so after an error too, which no teardown follows."""
-        self.teardown(trainer, pl_module, "")
+        """Let go of the module too."""
+        super().teardown(trainer, pl_module, stage)
+        self._victim = None
 
     def _find_model(self, module: pl.LightningModule) -> Model:
         name = type(module).__name__
@@ -171,18 +142,15 @@ class AdversarialTraining(Callback):
             raise TypeError(f"model={self.model!r} of {name} cannot be called, it is {type(found).__name__}.")
         return cast(Model, found)
 
-    def _attacked_once(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
-        if self._attacked is None:
-            self._attacked = self._attack_batch(trainer, pl_module, batch)
-        return self._attacked
-
-    def _attack_batch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
-        assert self._victim is not None
+    def changed(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
+        """Give the batch with attacked images."""
+        victim = self._victim
+        assert victim is not None
         x, y = taken_apart(batch, self.keys)
         check_labels(y)
         check_types(x, y)
-        victim = self._victim.facing(x)
-        pixels = victim.pixels(x)
+        victim.dtype = x.dtype
+        pixels = self._units.pixels(x)
         if not self._checked:
             self._check(victim, pixels, y)
             self._checked = True
@@ -191,22 +159,18 @@ class AdversarialTraining(Callback):
         with borrowed(victim, mode):
             # a copy, since an attack of the user's own may write to what it is given
             x_adv = attack(victim, pixels.clamp(0, 1), y).detach()
-        return put_together(batch, self.keys, victim.as_given(x_adv))
+        return put_together(batch, self.keys, self._units.as_given(x_adv, x.dtype))
 
     def _attack_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Attack:
         if self.attack_schedule is None:
             return self._attack
         epoch = trainer.current_epoch + self._batch_idx / trainer.num_training_batches
-        for name, value in self.attack_schedule.values(epoch).items():
-            # a tensor of the CPU: a plain number would be copied to the device, and waited for
-            pl_module.log(f"train/{name}", torch.tensor(value, device="cpu"))
-        return self.attack_schedule.at(self._attack, epoch)
+        return scheduled_attack(pl_module, self.attack_schedule, self._attack, epoch)
 
     def _check(self, victim: "_Victim", pixels: Tensor, y: Tensor) -> None:
         low, high = (bound.item() for bound in pixels.detach().aminmax())
-        tolerance = RANGE_TOLERANCE if self._normalize is None else _ROUNDING
         # written so that NaN fails too
-        if not (low >= -tolerance and high <= 1 + tolerance):
+        if not (low >= -self._units.tolerance and high <= 1 + self._units.tolerance):
             raise ValueError(_out_of_range(low, high, self.mean, self.std))
         with borrowed(victim), torch.no_grad():
             logits = victim(pixels[:1])
@@ -230,40 +194,17 @@ class _Victim(nn.Module):
     It is in training mode itself, whatever the module is: an attack in training mode then leaves frozen layers frozen.
     """
 
-    def __init__(self, module: pl.LightningModule, model: Model, normalize: Normalize | None) -> None:
+    def __init__(self, module: pl.LightningModule, model: Model, units: PixelUnits) -> None:
         super().__init__()
         # the whole module, so that its layers are frozen also where the model is a plain function
         self.module = module
         self.model = model
-        self.normalize = normalize
+        self.units = units
         self.dtype = torch.float32
-
-    def facing(self, x: Tensor) -> "_Victim":
-        """Follow a batch to its device and dtype."""
-        self.dtype = x.dtype
-        if self.normalize is not None:
-            self.normalize.to(x.device)
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits ``(N, K)`` for pixels in [0, 1]."""
-        return self.model(self.as_given(x))
-
-    def as_given(self, pixels: Tensor) -> Tensor:
-        """Give images as the batch had them, from pixels in [0, 1]."""
-        return pixels if self.normalize is None else self.normalize(pixels).to(self.dtype)
-
-    def pixels(self, x: Tensor) -> Tensor:
-        """Give pixels in [0, 1], from images as the batch has them."""
-        if self.normalize is None:
-            return x
-        channels = self.normalize.mean.shape[1]
-        if x.dim() != 4 or x.shape[1] != channels:
-            raise ValueError(
-                f"mean and std of AdversarialTraining have {channels} values, one per channel, but images have shape "
-                f"{tuple(x.shape)}, expected (N, {channels}, H, W)."
-            )
-        return working_precision(x) * self.normalize.std + self.normalize.mean
+        return self.model(self.units.as_given(x, self.dtype))
 
 
 def _out_of_range(low: float, high: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> str:

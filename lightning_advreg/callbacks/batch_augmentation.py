@@ -1,7 +1,7 @@
 """Augmentation of training batches of any LightningModule."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import lightning.pytorch as pl
 import torch
@@ -12,14 +12,14 @@ from torch.nn.functional import one_hot
 from lightning_advreg.attacks.randomness import seeded, stream_of
 from lightning_advreg.augmentations import Augmentation
 from lightning_advreg.callbacks.batches import put_together, taken_apart
-from lightning_advreg.callbacks.changed_batches import change_batches
+from lightning_advreg.callbacks.changed_batches import BatchChange
 from lightning_advreg.callbacks.pixel_units import PixelUnits
 
 AnyAugmentation: TypeAlias = Augmentation | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """An augmentation of this library, or a function from images and labels to these, such as a torchvision v2 one."""
 
 
-class BatchAugmentation(Callback):
+class BatchAugmentation(BatchChange):
     """Augment the training batches of a LightningModule, without a change to its code.
 
     While ``fit`` runs, images and labels of each batch go through the ``augmentations``, in their order, before
@@ -82,40 +82,12 @@ class BatchAugmentation(Callback):
         self.keys = (keys[0], keys[1])
         self._units = PixelUnits(mean, std, type(self).__name__)
         self._mixes = any(getattr(a, "mixes_labels", False) for a in self.augmentations)
-        self._batch_idx = 0
         self._checked = False
-        self._augmented: Any = None
-        self._take_off: Callable[[], None] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stand between the Trainer and ``training_step``."""
         self._checked = False
-        self._take_off = change_batches(pl_module, lambda batch: self._once(trainer, batch))
-
-    def on_train_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
-        """Forget the augmented batch before."""
-        self._augmented, self._batch_idx = None, batch_idx
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the last images."""
-        self._augmented = None
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the module its own ``training_step`` back."""
-        self._augmented = None
-        if self._take_off is not None:
-            self._take_off()
-            self._take_off = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Do so after an error too, which no teardown follows."""
-        self.teardown(trainer, pl_module, "")
+        super().on_fit_start(trainer, pl_module)
 
     def augment(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Augment pixels and labels, drawing from the random generators as they are.
@@ -131,14 +103,13 @@ class BatchAugmentation(Callback):
             x, y = augmentation(x, y)
         return x, y
 
-    def _once(self, trainer: pl.Trainer, batch: object) -> object:
-        if self._augmented is None:
-            x, y = taken_apart(batch, self.keys, type(self).__name__)
-            # no gradient goes through it, whatever the module asks for later
-            with torch.no_grad(), seeded(self._stream(trainer), x.device):
-                pixels, labels = self.augment(*self._prepared(trainer, x, y))
-            self._augmented = put_together(batch, self.keys, self._units.as_given(pixels, x.dtype), labels)
-        return self._augmented
+    def changed(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
+        """Give the augmented batch."""
+        x, y = taken_apart(batch, self.keys, type(self).__name__)
+        # no gradient goes through it, whatever the module asks for later
+        with torch.no_grad(), seeded(self._stream(trainer), x.device):
+            pixels, labels = self.augment(*self._prepared(trainer, x, y))
+        return put_together(batch, self.keys, self._units.as_given(pixels, x.dtype), labels)
 
     def _stream(self, trainer: pl.Trainer) -> int | None:
         place = self._batch_idx * trainer.world_size + trainer.global_rank

@@ -1,15 +1,68 @@
 """Standing between the Trainer and the ``training_step`` of any module, to change the batches it sees."""
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 
 Change: TypeAlias = Callable[[Any], Any]
 """From a batch to the batch that ``training_step`` sees; the given one is not written to."""
 
 _CHANGES = "_changes_of_batches"
+
+
+class BatchChange(Callback, ABC):
+    """A callback that changes each training batch once, before ``training_step`` sees it.
+
+    A batch that is replayed, as LBFGS does, comes changed as it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batch_idx = 0
+        self._changed: Any = None
+        self._take_off: Callable[[], None] | None = None
+
+    @abstractmethod
+    def changed(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
+        """Give the batch that ``training_step`` sees; the given one is not written to."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stand between the Trainer and ``training_step``."""
+        self._take_off = change_batches(pl_module, functools.partial(self._once, trainer, pl_module))
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Forget what came of the batch before."""
+        self._changed, self._batch_idx = None, batch_idx
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go of the last images."""
+        self._changed = None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the module its own ``training_step`` back."""
+        self._changed = None
+        if self._take_off is not None:
+            self._take_off()
+            self._take_off = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Do so after an error too, which no teardown follows."""
+        self.teardown(trainer, pl_module, "")
+
+    def _once(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> object:
+        if self._changed is None:
+            self._changed = self.changed(trainer, pl_module, batch)
+        return self._changed
 
 
 def change_batches(module: pl.LightningModule, change: Change) -> Callable[[], None]:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advreg.attacks import AttackSchedule, Model, Norm
-from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batches import taken_apart
 from lightning_advreg.callbacks.isolation import check_classifier, images_and_labels
-from lightning_advreg.networks import Normalize
+from lightning_advreg.callbacks.pixel_units import PixelUnits
 
 _NAME = "ConvergenceMonitor"
 _FAR = 1000
@@ -46,16 +45,17 @@ class Subject:
             float(getattr(owner, "eps_warmup_epochs", 0.0)), growth(getattr(owner, "attack_schedule", None), horizon)
         )
         mean, std = (None, None) if self._callback is None else (self._callback.mean, self._callback.std)
-        self._normalize = None if mean is None or std is None else Normalize(mean, std)
+        self._units = PixelUnits(mean, std, "AdversarialTraining")
+        self._normalized = mean is not None
 
     def network(self) -> nn.Module:
         """Give what maps images in [0, 1] to logits."""
-        if self._named is None and self._normalize is None:
+        if self._named is None and not self._normalized:
             return self._module
         model: Model = self._module
         if self._named is not None:
             model = attrgetter(self._named)(self._module) if isinstance(self._named, str) else self._named
-        return _Network(model, self._normalize, self._module)
+        return _Network(model, self._units if self._normalized else None, self._module)
 
     def images_and_labels(self, batch: object) -> tuple[Tensor, Tensor]:
         """Take a batch apart: images in [0, 1], and labels.
@@ -66,11 +66,8 @@ class Subject:
         if self._callback is None:
             return images_and_labels(batch, _NAME)
         x, y = taken_apart(batch, self._callback.keys)
-        if self._normalize is None:
-            return x, y
-        normalize = self._normalize.to(x.device)
         # rounding takes pixels out of the range a little
-        return (working_precision(x) * normalize.std + normalize.mean).clamp(0, 1), y
+        return (self._units.pixels(x).clamp(0, 1), y) if self._normalized else (x, y)
 
 
 def growth(schedule: AttackSchedule | None, horizon: int) -> float:
@@ -94,13 +91,13 @@ def growth(schedule: AttackSchedule | None, horizon: int) -> float:
 
 
 class _Network(nn.Module):
-    def __init__(self, model: Model, normalize: Normalize | None, module: pl.LightningModule) -> None:
+    def __init__(self, model: Model, units: PixelUnits | None, module: pl.LightningModule) -> None:
         super().__init__()
         # all layers of the module in reach, as in training
-        self.module, self.model, self.normalize = module, model, normalize
+        self.module, self.model, self.units = module, model, units
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x if self.normalize is None else self.normalize(x).to(_dtype(self.module)))
+        return self.model(x if self.units is None else self.units.as_given(x, _dtype(self.module)))
 
 
 def adversarial_training(trainer: pl.Trainer) -> AdversarialTraining | None:

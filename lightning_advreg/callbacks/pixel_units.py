@@ -37,6 +37,11 @@ class PixelUnits:
         self._normalize = None if mean is None or std is None else Normalize(mean, std)
         self._owner = owner
 
+    @property
+    def tolerance(self) -> float:
+        """How far outside [0, 1] pixels may lie."""
+        return RANGE_TOLERANCE if self._normalize is None else _ROUNDING
+
     def pixels(self, x: Tensor) -> Tensor:
         """Give pixels in [0, 1], from images ``(N, C, H, W)`` as the batch has them.
 
@@ -56,7 +61,7 @@ class PixelUnits:
 
     def as_given(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Give images as the batch had them, from pixels in [0, 1]."""
-        return (pixels if self._normalize is None else self._normalize(pixels)).to(dtype)
+        return (pixels if self._normalize is None else self._normalize.to(pixels.device)(pixels)).to(dtype)
 
     def check(self, pixels: Tensor) -> None:
         """Check that pixels lie in [0, 1], up to rounding.
@@ -70,9 +75,8 @@ class PixelUnits:
                 f"images must be floating point in [0, 1], got {pixels.dtype}; convert with x.float() / 255."
             )
         low, high = (bound.item() for bound in pixels.aminmax())
-        tolerance = RANGE_TOLERANCE if self._normalize is None else _ROUNDING
         # written so that NaN fails too
-        if not (low >= -tolerance and high <= 1 + tolerance):
+        if not (low >= -self.tolerance and high <= 1 + self.tolerance):
             raise ValueError(
                 f"{self._owner} takes pixels in [0, 1], but those of the first training batch go from {low:g} to "
                 f"{high:g}. Give the numbers that the data are normalised with, {self._owner}(..., mean=(...), "

@@ -5,6 +5,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from lightning_advreg.parameters import as_matrix
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 """Layers whose kernels come in groups."""
 
@@ -73,10 +75,9 @@ def matrices(module: nn.Module, name: str, weight: Tensor) -> Tensor:
         torch.Size([2, 3, 18])
     """
     layer = owner(module, name)
-    grouped = weight.unflatten(0, (layer.groups if is_convolution(layer, weight) else 1, -1))
-    if is_convolution(layer, weight) and is_transposed(layer):
-        grouped = grouped.transpose(1, 2)
-    return grouped.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
+    groups = layer.groups if is_convolution(layer, weight) else 1
+    matrix = as_matrix(module, name, weight).unflatten(0, (groups, -1))
+    return matrix.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def write_(module: nn.Module, name: str, weight: Tensor, values: Tensor) -> None:

@@ -14,6 +14,7 @@ from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.classifier import Classifier
 from lightning_advreg.modules.engine import Engine
+from lightning_advreg.modules.schedules import scheduled_attack
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
 from lightning_advreg.penalties import Penalty
 from lightning_advreg.perturbations import WeightPerturbation
@@ -165,8 +166,4 @@ class AdversarialClassifier(Classifier):
     def _attack_now(self, batch_idx: int) -> Attack:
         if self.attack_schedule is None:
             return self._attack
-        epoch = self.epochs_done(batch_idx)
-        for name, value in self.attack_schedule.values(epoch).items():
-            # a tensor of the CPU: a plain number would be copied to the device, and waited for
-            self.log(f"train/{name}", torch.tensor(value, device="cpu"))
-        return self.attack_schedule.at(self._attack, epoch)
+        return scheduled_attack(self, self.attack_schedule, self._attack, self.epochs_done(batch_idx))

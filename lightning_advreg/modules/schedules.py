@@ -1,12 +1,15 @@
-"""Learning-rate schedules that need no count of steps from the user."""
+"""Schedules in training: learning rates that need no count of steps from the user, and the attack of the moment."""
 
 import math
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_advreg.attacks import Attack, AttackSchedule
 
 
 class LinearOneCycle(LRScheduler):
@@ -82,3 +85,18 @@ def fit_schedules(trainer: Trainer) -> None:
         if isinstance(config.scheduler, LinearOneCycle):
             steps = trainer.estimated_stepping_batches if config.interval == "step" else trainer.max_epochs
             config.scheduler.fit_to(steps)
+
+
+def scheduled_attack(module: LightningModule, schedule: AttackSchedule, attack: Attack, epoch: float) -> Attack:
+    """Give the attack of a moment of training, and log what is scheduled, as ``train/eps_factor`` and the like.
+
+    Args:
+        module: The module that logs.
+        schedule: The schedule.
+        attack: The attack at factor 1.
+        epoch: The number of epochs before this moment, with its fraction.
+    """
+    for name, value in schedule.values(epoch).items():
+        # a tensor of the CPU: a plain number would be copied to the device, and waited for
+        module.log(f"train/{name}", torch.tensor(value, device="cpu"))
+    return schedule.at(attack, epoch)

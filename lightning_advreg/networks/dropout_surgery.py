@@ -9,7 +9,7 @@ from torchvision.ops import DropBlock2d, StochasticDepth
 from lightning_advreg.networks.arguments import check_sizes
 from lightning_advreg.networks.attached import attach, detach
 from lightning_advreg.networks.branches import residual_branches
-from lightning_advreg.parameters import Pattern, as_patterns, matches, nearest_names
+from lightning_advreg.parameters import Pattern, as_patterns, matching
 from lightning_advreg.values import Number, to_float
 
 DropoutKind: TypeAlias = Literal["dropout", "spatial", "dropblock", "droppath"]
@@ -72,7 +72,7 @@ def set_dropout_(
     places: list[str] = []
     before = False
     if layers is not None:
-        names = list(_matching(network, layers))
+        names = _matching(network, layers)
         existing = {name: layer for name, layer in existing.items() if name in names}
         places = [name for name in names if name not in existing]
     elif kind == "droppath":
@@ -123,20 +123,14 @@ def _made(kind: DropoutKind, p: float, block_size: int) -> nn.Module:
     return DropBlock2d(p, block_size) if kind == "dropblock" else StochasticDepth(p, "row")
 
 
-def _matching(network: nn.Module, layers: Pattern) -> Iterator[str]:
-    names = [
-        name
+def _matching(network: nn.Module, layers: Pattern) -> list[str]:
+    named = {
+        name: layer
         for name, layer in network.named_modules()
         if name and not isinstance(layer, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-    ]
+    }
     patterns = as_patterns(layers, "layers") or ()
-    for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
-            raise ValueError(
-                f"layers={pattern!r} matches no layer of {type(network).__name__}; the nearest names are "
-                f"{nearest_names(pattern, names)}. A pattern must match the whole name, as in 'layer4.*'."
-            )
-    yield from (name for name in names if any(matches(name, pattern) for pattern in patterns))
+    return list(matching(named, patterns, "layers=", f"layer of {type(network).__name__}"))
 
 
 def _free_branches(network: nn.Module, existing: list[str]) -> Iterator[str]:

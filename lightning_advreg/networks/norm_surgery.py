@@ -13,7 +13,7 @@ from lightning_advreg.networks.branches import Branch, residual_branches
 from lightning_advreg.networks.frozen_norm import FrozenBatchNorm
 from lightning_advreg.networks.layers import SkipGain, make_norm
 from lightning_advreg.networks.unnormalized import NoNorm, standardize_, unstandardize_
-from lightning_advreg.parameters import Pattern, as_patterns, matches, nearest_names
+from lightning_advreg.parameters import Pattern, as_patterns, matching
 
 NormKind: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "frozen"]
 """What normalisation layers are replaced by; see :func:`replace_norms_`."""
@@ -106,13 +106,7 @@ def _chosen(network: nn.Module, layers: Pattern) -> dict[str, nn.Module]:
     patterns = as_patterns(layers, "layers")
     if patterns is None:
         return found
-    for pattern in patterns:
-        if not any(matches(name, pattern) for name in found):
-            raise ValueError(
-                f"layers={pattern!r} matches no normalisation layer of {type(network).__name__}; the nearest names are "
-                f"{nearest_names(pattern, list(found))}. A pattern must match the whole name, as in 'layer4.*'."
-            )
-    return {name: layer for name, layer in found.items() if any(matches(name, pattern) for pattern in patterns)}
+    return matching(found, patterns, "layers=", f"normalisation layer of {type(network).__name__}")
 
 
 def _is_of(norm: nn.Module, kind: NormKind, train_affine: bool) -> bool:

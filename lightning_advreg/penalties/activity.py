@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_advreg.parameters import as_patterns, matches, nearest_names
+from lightning_advreg.parameters import as_patterns, matching
 from lightning_advreg.penalties.base import Coefficient, Penalty, as_coefficient
 from lightning_advreg.penalties.training_pass import TrainingPass
 
@@ -97,13 +97,7 @@ class ActivityL1(Penalty):
 
     def _layers_of(self, network: nn.Module) -> dict[str, nn.Module]:
         named = {name: layer for name, layer in network.named_modules() if name}
-        for pattern in self.layers:
-            if not any(matches(name, pattern) for name in named):
-                raise ValueError(
-                    f"layers: {pattern!r} matches no layer of {type(network).__name__}; the nearest names are "
-                    f"{nearest_names(pattern, list(named))}."
-                )
-        return {name: layer for name, layer in named.items() if any(matches(name, p) for p in self.layers)}
+        return matching(named, tuple(self.layers), "layers: ", f"layer of {type(network).__name__}")
 
 
 class Watched:
