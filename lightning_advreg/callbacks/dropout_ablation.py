@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_advreg.callbacks.layer_changes import LayerChanges
-from lightning_advreg.callbacks.schedule import check_positive
+from lightning_advreg.networks.drop_block import check_block_size
 from lightning_advreg.networks.dropout_surgery import DropoutKind, set_dropout_
 from lightning_advreg.parameters import Pattern, as_patterns
 from lightning_advreg.values import Number, to_float
@@ -30,7 +30,7 @@ class DropoutAblation(LayerChanges):
             with a probability that grows from branch to branch up to ``p``.
         layers: Where instead: names of layers in the module (in our classifiers: in their network), such as
             ``"backbone.layer4.*"``, or several.
-        block_size: The side of the squares of ``"dropblock"``, in pixels of the features.
+        block_size: The side of the squares of ``"dropblock"``, in pixels of the features, an odd number.
 
     Raises:
         TypeError: If ``layers`` is not a name or a list of names.
@@ -58,7 +58,7 @@ class DropoutAblation(LayerChanges):
         if kind not in get_args(DropoutKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(DropoutKind))}; got {kind!r}.")
         self.kind, self.layers = kind, as_patterns(layers, "layers")
-        self.block_size = check_positive(block_size, "block_size")
+        self.block_size = check_block_size(block_size)
 
     @property
     def arguments(self) -> dict[str, Any]:

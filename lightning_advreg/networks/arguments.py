@@ -25,27 +25,27 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def check_dropout(dropout: float, name: str = "dropout") -> None:
-    """Check that a dropout probability lies in [0, 1).
+def check_dropout(**probabilities: float) -> None:
+    """Check that dropout probabilities lie in [0, 1).
 
     Args:
-        dropout: The probability of setting a unit to zero.
-        name: The argument's name, for the error message.
+        probabilities: The probabilities of setting a unit to zero, by argument name.
 
     Raises:
-        ValueError: If it is outside [0, 1). At 1 nothing would pass.
+        ValueError: If one is outside [0, 1). At 1 nothing would pass.
 
     Example:
-        >>> check_dropout(0.5)
-        >>> check_dropout(1.0)
+        >>> check_dropout(dropout=0.5, drop_path=1.0)
         Traceback (most recent call last):
         ...
-        ValueError: dropout must lie in [0, 1), got 1.0; it is the probability of dropping a unit, 0 switches it off.
+        ValueError: drop_path must lie in [0, 1), got 1.0; it is the probability of dropping a unit, 0 switches it off.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            f"{name} must lie in [0, 1), got {dropout!r}; it is the probability of dropping a unit, 0 switches it off."
-        )
+    for name, value in probabilities.items():
+        if not 0 <= value < 1:
+            raise ValueError(
+                f"{name} must lie in [0, 1), got {value!r}; it is the probability of dropping a unit, 0 switches it "
+                "off."
+            )
 
 
 def read_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
 from torch import nn
-from torchvision.ops import DropBlock2d, StochasticDepth
+from torchvision.ops import StochasticDepth
 
-from lightning_advreg.networks.arguments import check_sizes
 from lightning_advreg.networks.attached import attach, detach
 from lightning_advreg.networks.branches import residual_branches
+from lightning_advreg.networks.drop_block import DropBlock, check_block_size
 from lightning_advreg.parameters import Pattern, as_patterns, matching
 from lightning_advreg.values import Number, to_float
 
@@ -21,7 +21,7 @@ _BEFORE = "p_before_ablation"
 _EXISTING: dict[str, tuple[str, ...]] = {
     "dropout": ("Dropout",),
     "spatial": ("Dropout2d",),
-    "dropblock": ("DropBlock2d",),
+    "dropblock": ("DropBlock", "DropBlock2d"),
     "droppath": ("StochasticDepth", "DropPath"),
 }
 
@@ -47,7 +47,8 @@ def set_dropout_(
         kind: What is dropped.
         layers: Where instead: names as in ``network.named_modules()``, such as ``"layer4.*"``, or several. Layers of
             the kind get ``p``, and after any other one a layer is attached; not in containers, which pass nothing on.
-        block_size: The side of the squares of ``"dropblock"``, in pixels of the features, at least 1.
+        block_size: The side of the squares of ``"dropblock"``, in pixels of the features, an odd number; the largest
+            that fits where a map is smaller.
 
     Returns:
         The names of the layers that drop now, or to which one that does is attached.
@@ -66,7 +67,7 @@ def set_dropout_(
     p = to_float(p, "p", minimum=0, below=1)
     if kind not in get_args(DropoutKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(DropoutKind))}; got {kind!r}.")
-    check_sizes(block_size=block_size)
+    check_block_size(block_size)
     _take_back(network)
     existing = {name: layer for name, layer in network.named_modules() if type(layer).__name__ in _EXISTING[kind]}
     places: list[str] = []
@@ -120,7 +121,7 @@ def _made(kind: DropoutKind, p: float, block_size: int) -> nn.Module:
         return nn.Dropout(p)
     if kind == "spatial":
         return nn.Dropout2d(p)
-    return DropBlock2d(p, block_size) if kind == "dropblock" else StochasticDepth(p, "row")
+    return DropBlock(p, block_size) if kind == "dropblock" else StochasticDepth(p, "row")
 
 
 def _matching(network: nn.Module, layers: Pattern) -> list[str]:

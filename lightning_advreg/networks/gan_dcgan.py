@@ -114,7 +114,7 @@ class DCGANDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_shape)
         check_sizes(width=width)
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
         smallest, halvings = _halve(self.image_shape)
         self.layers = nn.Sequential(
             nn.Conv2d(self.image_shape[0], width, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Dropout(dropout)

@@ -98,7 +98,7 @@ class MLPDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_shape)
         check_sizes(**{f"hidden[{i}]": units for i, units in enumerate(hidden)})
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
         self.layers = nn.Sequential()
         features = math.prod(self.image_shape)
         for units in hidden:

@@ -6,6 +6,7 @@ from lightning_advreg.networks.arguments import check_dropout, check_images, che
 from lightning_advreg.networks.base import Network
 from lightning_advreg.networks.layers import ActivationName, NormName, make_activation, make_norm, needs_bias
 from lightning_advreg.networks.pixels import make_normalize
+from lightning_advreg.networks.residual import make_feature_dropout
 
 
 class MNISTConvNet(Network):
@@ -25,6 +26,9 @@ class MNISTConvNet(Network):
         dropout: Probability of dropping a unit of the hidden layer, in [0, 1).
         mean: Pixel mean per channel, in [0, 1]; None for no normalisation of pixels.
         std: Pixel standard deviation per channel; None for no normalisation of pixels.
+        spatial_dropout: Probability of dropping a channel after each convolution, in [0, 1) (Tompson et al. 2015).
+        dropblock: Share of the positions to drop after each convolution, in squares of 7 pixels or of the map where it
+            is smaller, in [0, 1) (Ghiasi et al. 2018).
 
     Raises:
         ValueError: If an argument is out of its range, or ``norm="instance"`` is asked of images under 8 pixels, which
@@ -48,10 +52,12 @@ class MNISTConvNet(Network):
         dropout: float = 0.0,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        spatial_dropout: float = 0.0,
+        dropblock: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width, hidden=hidden)
-        check_dropout(dropout)
+        check_dropout(dropout=dropout, spatial_dropout=spatial_dropout, dropblock=dropblock)
         if image_size < 4:
             raise ValueError(f"image_size must be at least 4, got {image_size}; resize the images.")
         if norm == "instance" and image_size < 8:
@@ -63,10 +69,10 @@ class MNISTConvNet(Network):
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=needs_bias(norm)),
             make_norm(norm, width),
-            make_activation(activation),
+            _activated(activation, spatial_dropout, dropblock),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=needs_bias(norm)),
             make_norm(norm, 2 * width),
-            make_activation(activation),
+            _activated(activation, spatial_dropout, dropblock),
         )
         self.classifier = nn.Sequential(
             nn.Linear(2 * width * (image_size // 4) ** 2, hidden),
@@ -90,3 +96,9 @@ class MNISTConvNet(Network):
         check_images(x, self.image_shape, "set in_channels and image_size to those of the data")
         logits: Tensor = self.classifier(self.features(self.normalize(x)).flatten(1))
         return logits
+
+
+def _activated(activation: ActivationName, spatial_dropout: float, dropblock: float) -> nn.Module:
+    nonlinearity, drop = make_activation(activation), make_feature_dropout(spatial_dropout, dropblock)
+    # as one layer, so that those after it keep their names
+    return nonlinearity if isinstance(drop, nn.Identity) else nn.Sequential(nonlinearity, drop)

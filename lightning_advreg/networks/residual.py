@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from lightning_advreg.networks.drop_block import DropBlock
 from lightning_advreg.networks.layers import (
     ActivationName,
     NormName,
@@ -36,6 +37,27 @@ def make_drop_path(probability: float) -> nn.Module:
 
     layer: nn.Module = StochasticDepth(probability, mode="row")
     return layer
+
+
+def make_feature_dropout(spatial_dropout: float, dropblock: float, block_size: int = 7) -> nn.Module:
+    """Make what drops parts of feature maps ``(N, C, H, W)`` in training.
+
+    Args:
+        spatial_dropout: The chance that a channel of an image is dropped (Tompson et al. 2015), in [0, 1).
+        dropblock: The share of positions that is dropped, in squares (Ghiasi et al. 2018), in [0, 1).
+        block_size: The side of these squares, an odd number.
+
+    Returns:
+        The layer; the identity where both are 0.
+
+    Example:
+        >>> make_feature_dropout(0.0, 0.0), make_feature_dropout(0.2, 0.0)
+        (Identity(), Dropout2d(p=0.2, inplace=False))
+    """
+    layers: list[nn.Module] = [nn.Dropout2d(spatial_dropout)] if spatial_dropout else []
+    if dropblock:
+        layers.append(DropBlock(dropblock, block_size))
+    return nn.Sequential(*layers) if len(layers) > 1 else layers[0] if layers else nn.Identity()
 
 
 def drop_paths(drop_path: float, blocks: int) -> Iterator[float]:
@@ -74,6 +96,8 @@ class BasicBlock(nn.Module):
         norm: The normalisation.
         activation: The nonlinearity.
         drop_path: Probability of dropping the branch of an image, in [0, 1).
+        spatial_dropout: Probability of dropping a channel of the output, in [0, 1).
+        dropblock: Share of the output's positions to drop in squares, in [0, 1).
 
     Example:
         >>> import torch
@@ -89,6 +113,9 @@ class BasicBlock(nn.Module):
         norm: NormName,
         activation: ActivationName,
         drop_path: float = 0.0,
+        *,
+        spatial_dropout: float = 0.0,
+        dropblock: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, channels, norm, stride)
@@ -97,6 +124,7 @@ class BasicBlock(nn.Module):
         self.norm2 = make_norm(norm, channels)
         self.branch_end = make_branch_end(norm)
         self.drop_path = make_drop_path(drop_path)
+        self.drop_features = make_feature_dropout(spatial_dropout, dropblock)
         self.activation = make_activation(activation)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
@@ -106,7 +134,7 @@ class BasicBlock(nn.Module):
         """Give features ``(N, channels, H / stride, W / stride)`` for features ``(N, in_channels, H, W)``."""
         branch = self.activation(self.norm1(self.conv1(x)))
         branch = self.drop_path(self.branch_end(self.norm2(self.conv2(branch))))
-        out: Tensor = self.activation(self.shortcut(x) + branch)
+        out: Tensor = self.drop_features(self.activation(self.shortcut(x) + branch))
         return out
 
 
@@ -125,6 +153,8 @@ class PreActBlock(nn.Module):
         activation: The nonlinearity.
         dropout: Probability of dropping a unit between the convolutions, in [0, 1).
         drop_path: Probability of dropping the branch of an image, in [0, 1).
+        spatial_dropout: Probability of dropping a channel of the output, in [0, 1).
+        dropblock: Share of the output's positions to drop in squares, in [0, 1).
 
     Example:
         >>> import torch
@@ -141,6 +171,9 @@ class PreActBlock(nn.Module):
         activation: ActivationName,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        *,
+        spatial_dropout: float = 0.0,
+        dropblock: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
@@ -150,6 +183,7 @@ class PreActBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels, norm)
         self.branch_end = make_branch_end(norm)
         self.drop_path = make_drop_path(drop_path)
+        self.drop_features = make_feature_dropout(spatial_dropout, dropblock)
         self.activation = make_activation(activation)
         changes_shape = stride != 1 or in_channels != channels
         self.shortcut = conv1x1(in_channels, channels, norm, stride) if changes_shape else None
@@ -159,7 +193,8 @@ class PreActBlock(nn.Module):
         activated = self.activation(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         branch = self.activation(self.norm2(self.conv1(activated)))
-        out: Tensor = shortcut + self.drop_path(self.branch_end(self.conv2(self.dropout(branch))))
+        branch = self.drop_path(self.branch_end(self.conv2(self.dropout(branch))))
+        out: Tensor = self.drop_features(shortcut + branch)
         return out
 
 

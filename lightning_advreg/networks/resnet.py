@@ -27,6 +27,9 @@ class ResNet18(Network):
         std: Pixel standard deviation per channel. None: as for ``mean``.
         drop_path: Probability of dropping the last residual branch of an image, in [0, 1); that of the l-th of L
             blocks is ``drop_path * l / L`` (stochastic depth, Huang et al. 2016, eq. 4).
+        spatial_dropout: Probability of dropping a channel of a block's output, in [0, 1) (Tompson et al. 2015).
+        dropblock: Share of the positions of a block's output to drop, in squares of 7 pixels, in [0, 1) (Ghiasi et al.
+            2018).
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -48,11 +51,13 @@ class ResNet18(Network):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         drop_path: float = 0.0,
+        spatial_dropout: float = 0.0,
+        dropblock: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
-        check_dropout(dropout)
-        check_dropout(drop_path, "drop_path")
+        check_dropout(dropout=dropout, drop_path=drop_path, spatial_dropout=spatial_dropout, dropblock=dropblock)
+        drops = {"spatial_dropout": spatial_dropout, "dropblock": dropblock}
         self.normalize = make_normalize(mean, std, in_channels, default=(CIFAR10_MEAN, CIFAR10_STD))
         self.stem = nn.Sequential(
             conv3x3(in_channels, width, norm), make_norm(norm, width), make_activation(activation)
@@ -60,7 +65,7 @@ class ResNet18(Network):
         rates = drop_paths(drop_path, 8)
         self.stages = make_stages(
             lambda inputs, outputs, stride: BasicBlock(
-                inputs, outputs, stride, norm, activation, drop_path=next(rates)
+                inputs, outputs, stride, norm, activation, drop_path=next(rates), **drops
             ),
             in_channels=width,
             widths=[width, 2 * width, 4 * width, 8 * width],

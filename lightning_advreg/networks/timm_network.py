@@ -53,7 +53,7 @@ class TimmNetwork(Network):
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes, in_channels=in_channels)
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
         try:
             import timm
         except ImportError as error:

@@ -28,6 +28,9 @@ class WideResNet(Network):
         std: Pixel standard deviation per channel. None: as for ``mean``.
         drop_path: Probability of dropping the last residual branch of an image, in [0, 1); that of the l-th of L
             blocks is ``drop_path * l / L`` (stochastic depth, Huang et al. 2016, eq. 4).
+        spatial_dropout: Probability of dropping a channel of a block's output, in [0, 1) (Tompson et al. 2015).
+        dropblock: Share of the positions of a block's output to drop, in squares of 7 pixels, in [0, 1) (Ghiasi et al.
+            2018).
 
     Raises:
         ValueError: If ``depth`` is not ``6 n + 4``, or another argument is out of its range.
@@ -50,11 +53,13 @@ class WideResNet(Network):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         drop_path: float = 0.0,
+        spatial_dropout: float = 0.0,
+        dropblock: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(depth=depth, width=width, num_classes=num_classes, in_channels=in_channels)
-        check_dropout(dropout)
-        check_dropout(drop_path, "drop_path")
+        check_dropout(dropout=dropout, drop_path=drop_path, spatial_dropout=spatial_dropout, dropblock=dropblock)
+        drops = {"spatial_dropout": spatial_dropout, "dropblock": dropblock}
         if depth < 10 or (depth - 4) % 6 != 0:
             raise ValueError(f"depth must be 6 n + 4 with n of at least 1 (10, 16, 22, 28, 34, ...), got {depth}.")
         self.normalize = make_normalize(mean, std, in_channels, default=(CIFAR10_MEAN, CIFAR10_STD))
@@ -62,7 +67,7 @@ class WideResNet(Network):
         rates = drop_paths(drop_path, (depth - 4) // 2)
         self.stages = make_stages(
             lambda inputs, outputs, stride: PreActBlock(
-                inputs, outputs, stride, norm, activation, dropout, next(rates)
+                inputs, outputs, stride, norm, activation, dropout, next(rates), **drops
             ),
             in_channels=16,
             widths=[16 * width, 32 * width, 64 * width],

@@ -71,7 +71,7 @@ def test_skip_gain_starts_at_zero_and_learns():
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
 def test_dropout_outside_its_range_is_an_error(dropout):
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got"):
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.5, True, "4"])
