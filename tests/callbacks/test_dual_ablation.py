@@ -10,9 +10,9 @@ from torch import nn
 from lightning_advreg import AdversarialClassifier, RegularizedClassifier
 from lightning_advreg.attacks import FGSM, PGD, Attack
 from lightning_advreg.attacks.worst_of import WorstOf
-from lightning_advreg.callbacks import AdversarialTraining, NormAblation, RobustAccuracy, WeightAverage
+from lightning_advreg.callbacks import AdversarialTraining, NormAblation, WeightAverage
 from lightning_advreg.modules import Engine
-from lightning_advreg.networks.dual_norm import clean_pass, dual_norms
+from lightning_advreg.networks.dual_norm import dual_norms
 from lightning_advreg.objectives import (
     ALP,
     GAT,
@@ -128,37 +128,6 @@ def test_evaluate_is_checked():
         NormAblation("group", evaluate="clean")
     with pytest.raises(ValueError, match=r"evaluate must be one of clean, adversarial; got 'both'"):
         NormAblation("dual", evaluate="both")
-
-
-def fitted(tmp_path, model, epochs, **settings):
-    run = trainer(tmp_path, NormAblation("dual"), max_epochs=epochs)
-    run.fit(model, loader(16), **settings)
-    run.save_checkpoint(tmp_path / f"{epochs}.ckpt")
-
-
-def test_checkpoint_resume_and_both_evaluations(tmp_path):
-    attack = PGD(eps=0.1, steps=2, seed=0)
-    whole, half, resumed = module(attack=attack), module(attack=attack), module(attack=attack, network=network(5))
-    fitted(tmp_path, half, 1)
-    fitted(tmp_path, resumed, 2, ckpt_path=tmp_path / "1.ckpt", weights_only=True)
-    fitted(tmp_path, whole, 2)
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
-
-    file = tmp_path / "2.ckpt"
-    found, (x, _) = {}, next(iter(loader(16)))
-    for branch in ("clean", "adversarial"):
-        tested = module(network=network(7))
-        callbacks = NormAblation("dual", evaluate=branch), RobustAccuracy({"fgsm": FGSM(eps=0.1)})
-        run = trainer(tmp_path, *callbacks)
-        found[branch] = run.test(tested, loader(16, seed=3), ckpt_path=file, verbose=False, weights_only=True)[0]
-        with clean_pass() if branch == "clean" else torch.no_grad():
-            expected = whole.eval().network(x)
-        torch.testing.assert_close(tested.eval()(x), expected)
-    assert found["clean"]["test/loss"] != found["adversarial"]["test/loss"]
-    loaded = AdversarialClassifier.load_from_checkpoint(file, network=network(9))
-    torch.testing.assert_close(loaded.eval()(x), whole.eval()(x))
-    with pytest.raises(ValueError, match=r"NormAblation\(kind='dual'\)"):
-        trainer(tmp_path).test(module(), loader(16), ckpt_path=file, weights_only=True)
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_perturbation": AWP(start_epoch=0)}], ids=["plain", "awp"])
