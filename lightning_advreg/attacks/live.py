@@ -18,6 +18,7 @@ from lightning_advreg.attacks.objective import input_gradient
 from lightning_advreg.attacks.patch_gradient import use_patch_gradients
 from lightning_advreg.attacks.randomness import seeded
 from lightning_advreg.attacks.winograd import use_winograd
+from lightning_advreg.networks.dual_norm import current_pass, dual_norms
 
 _EXAMPLES = 8
 _stand_in: ContextVar[tuple[nn.Module, nn.Module] | None] = ContextVar("stand_in", default=None)
@@ -77,12 +78,17 @@ class LiveConv2d(nn.Module):
 
 
 class _ChannelsLast(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, original: nn.Module) -> None:
         super().__init__()
         self.training = False
         self.network = network
+        # folded are the statistics of one kind of pass; the others are the original's, which is no submodule
+        self._folded, self._original = current_pass(), (original,) if dual_norms(original) else ()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._original and current_pass() != self._folded:
+            with borrowed(self._original[0]):
+                return cast(Tensor, self._original[0](x))
         logits: Tensor = self.network(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
         return logits
 
@@ -155,7 +161,7 @@ def _copied(network: nn.Module, tensors: list[Tensor], example: Tensor) -> nn.Mo
     _follow_convolutions(copy)
     if inplace:
         use_inplace_activations(copy)
-    return _ChannelsLast(copy)
+    return _ChannelsLast(copy, network)
 
 
 def _plan(network: nn.Module, example: Tensor) -> tuple[list[tuple[str, str]], bool]:

@@ -11,6 +11,7 @@ from lightning_advreg.attacks.losses import AttackLoss, LossName, attack_loss, n
 from lightning_advreg.attacks.model_state import Model
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.checks import check_batch
+from lightning_advreg.networks.dual_norm import run_clean
 
 
 class InnerObjective:
@@ -99,7 +100,7 @@ class InnerObjective:
         """The logits ``(N, K)`` of the clean images, computed when they are first asked for."""
         if self._clean_logits is None:
             with torch.no_grad():
-                self._clean_logits = _mean([self.logits(self.x) for _ in range(self.draws)])
+                self._clean_logits = _mean([run_clean(self.logits, self.x) for _ in range(self.draws)])
         return self._clean_logits
 
     def confirmed(self, x_adv: Tensor, hit: Tensor) -> Tensor:

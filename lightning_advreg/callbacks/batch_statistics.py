@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.isolation import images_and_labels, isolated_rng
 from lightning_advreg.callbacks.moving_average import exchange_
+from lightning_advreg.networks.dual_norm import adversarial_pass, clean_pass, dual_norms
 
 
 def batch_statistics(trainer: pl.Trainer, module: pl.LightningModule, attack: Attack | None) -> dict[str, Tensor]:
@@ -35,16 +36,21 @@ def batch_statistics(trainer: pl.Trainer, module: pl.LightningModule, attack: At
     buffers = dict(module.named_buffers())
     kept = {name: value.clone() for name, value in buffers.items()}
     sums = {name: torch.zeros_like(buffers[name]) for name in names}
-    count = 0
+    count, has_dual_norms = 0, bool(dual_norms(module))
     try:
         with isolated_rng(module.device), torch.no_grad():
             for batch in islice(_batches(trainer, module), int(trainer.num_training_batches) if layers else 0):
                 x, y = images_and_labels(batch, "WeightAverage(recompute_statistics=True)")
-                images = x if attack is None else attack(module, x, y)
+                with clean_pass() if attack is None else adversarial_pass():
+                    images = x if attack is None else attack(module, x, y)
                 for layer in layers.values():
                     # the running statistics become those of this batch
                     layer.momentum = 1.0
-                module(images)
+                with clean_pass() if attack is None else adversarial_pass():
+                    module(images)
+                if attack is not None and has_dual_norms:
+                    with clean_pass():
+                        module(x)
                 for name in names:
                     sums[name] += buffers[name]
                 count += 1

@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_advreg.callbacks.layer_changes import LayerChanges
 from lightning_advreg.networks.changes import NAME, Changes, note_changes
+from lightning_advreg.networks.dual_norm import Branch, checked_branch, evaluate_by_
 from lightning_advreg.networks.frozen_norm import FrozenBatchNorm
 from lightning_advreg.networks.norm_surgery import NormKind, replace_norms_
 from lightning_advreg.parameters import Pattern, as_patterns
@@ -27,16 +28,21 @@ class NormAblation(LayerChanges):
     for a module of one's own, call :meth:`apply_` on it, then ``load_state_dict``.
 
     Args:
-        kind: ``"batch"``, ``"group"``, ``"layer"``, ``"instance"``, ``"none"`` or ``"frozen"``. ``"none"`` standardises
-            the weights of convolutions instead, and lets residual branches begin at zero, so that deep networks still
-            train; ``"frozen"`` is BatchNorm by the statistics that it has. See ``replace_norms_``.
+        kind: ``"batch"``, ``"group"``, ``"layer"``, ``"instance"``, ``"none"``, ``"frozen"`` or ``"dual"``. ``"none"``
+            standardises the weights of convolutions instead, and lets residual branches begin at zero, so that deep
+            networks still train; ``"frozen"`` is BatchNorm by the statistics that it has; ``"dual"`` has statistics,
+            scales and shifts of their own for clean and for attacked images (AdvProp, Xie et al. 2020), and takes an
+            ``AdversarialClassifier`` whose objective trains on both. See ``replace_norms_``.
         layers: Names of layers in the module (in our classifiers: in their network), such as ``"backbone.*"``, or
             several; all by default. Several callbacks can have layers of their own.
         train_affine: For ``"frozen"``, whether scales and shifts are trained.
+        evaluate: For ``"dual"``, which statistics every pass of evaluation uses, of clean and attacked images alike:
+            ``"adversarial"``, the robust ones, or ``"clean"``, as AdvProp does for clean accuracy. Checkpoints do not
+            keep it, so that one can be tested both ways; without a Trainer, call ``evaluate_by_(network, "clean")``.
 
     Raises:
         TypeError: If ``layers`` is not a name or a list of names.
-        ValueError: If ``kind`` is unknown, or ``train_affine`` is off where it has no effect; in ``setup``, if the
+        ValueError: If ``kind`` is unknown, or ``train_affine`` or ``evaluate`` has no effect; in ``setup``, if the
             module has no layer to replace, one that cannot be replaced, or comes after a callback that copied it; when
             a checkpoint is loaded that was trained with other layers.
 
@@ -52,13 +58,17 @@ class NormAblation(LayerChanges):
 
     changes_weights = True
 
-    def __init__(self, kind: NormKind, layers: Pattern = None, *, train_affine: bool = True) -> None:
+    def __init__(
+        self, kind: NormKind, layers: Pattern = None, *, train_affine: bool = True, evaluate: Branch = "adversarial"
+    ) -> None:
         super().__init__()
         if kind not in get_args(NormKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(NormKind))}; got {kind!r}.")
         if not train_affine and kind != "frozen":
             raise ValueError(f"train_affine=False has no effect with kind={kind!r}; use it with kind='frozen'.")
-        self.kind, self.train_affine = kind, train_affine
+        if checked_branch(evaluate) != "adversarial" and kind != "dual":
+            raise ValueError(f"evaluate={evaluate!r} has no effect with kind={kind!r}; use it with kind='dual'.")
+        self.kind, self.train_affine, self.evaluate = kind, train_affine, evaluate
         self.layers = as_patterns(layers, "layers")
 
     @property
@@ -71,7 +81,10 @@ class NormAblation(LayerChanges):
 
     def change_(self, network: nn.Module) -> tuple[str, ...]:
         """Replace layers of another kind, and give their names."""
-        return replace_norms_(network, self.kind, self.layers, train_affine=self.train_affine)
+        changed = replace_norms_(network, self.kind, self.layers, train_affine=self.train_affine)
+        if self.kind == "dual":
+            evaluate_by_(network, self.evaluate)
+        return changed
 
     def note_(self, module: nn.Module, callbacks: list[LayerChanges]) -> None:
         """Note the kinds of layers in the module, and so in its weights."""

@@ -12,9 +12,10 @@ from lightning_advreg.attacks import PGD, Attack, AttackSchedule, live_copy, sta
 from lightning_advreg.attacks.schedule import given_schedule
 from lightning_advreg.attacks.variants import unchecked
 from lightning_advreg.constraints import Constraint
-from lightning_advreg.modules.classifier import Classifier
+from lightning_advreg.modules.classifier import Batch, Classifier
 from lightning_advreg.modules.engine import Engine
 from lightning_advreg.modules.schedules import scheduled_attack
+from lightning_advreg.networks.dual_norm import adversarial_pass, dual_norms
 from lightning_advreg.objectives import PGDAT, Objective, ObjectiveOutput
 from lightning_advreg.penalties import Penalty
 from lightning_advreg.perturbations import WeightPerturbation
@@ -101,14 +102,25 @@ class AdversarialClassifier(Classifier):
         self._attack = unchecked(attack)
 
     def on_fit_start(self) -> None:
-        """Refuse to replay batches whose gradients are accumulated."""
+        """Refuse to replay batches whose gradients are accumulated, and clean statistics that nothing follows."""
         super().on_fit_start()
+        if not self.objective.sees_clean and dual_norms(self.network):
+            raise ValueError(
+                f"{type(self.objective).__name__} runs no pass of clean images alone, so that the clean half of each "
+                "DualBatchNorm would stay as it is; train with TRADES() or PGDAT(clean_weight=0.5), or use "
+                "NormAblation('batch'). An objective of your own says sees_clean = True, and calls run_clean(model, x)."
+            )
         if self.replays > 1 and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"{type(self.objective).__name__} takes {self.replays} steps on each batch, and gradients cannot be "
                 f"accumulated over {self.trainer.accumulate_grad_batches} batches as well; set accumulate_grad_batches "
                 "to 1."
             )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the loss of a batch, penalties included; layers that ask are told that it is attacked."""
+        with adversarial_pass():
+            return super().training_step(batch, batch_idx)
 
     def prepare(self, x: Tensor, y: Tensor, batch_idx: int) -> Callable[[], ObjectiveOutput]:
         """Give the objective of a training batch under the attack of the moment, as a function of the weights."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import chain
 from typing import Literal, TypeAlias, get_args
 
@@ -10,16 +11,17 @@ from torch import Tensor, nn
 
 from lightning_advreg.networks.attached import After, attach, detach, hand_over
 from lightning_advreg.networks.branches import Branch, residual_branches
+from lightning_advreg.networks.dual_norm import DualBatchNorm, dual_norms
 from lightning_advreg.networks.frozen_norm import FrozenBatchNorm
 from lightning_advreg.networks.layers import SkipGain, make_norm
 from lightning_advreg.networks.unnormalized import NoNorm, standardize_, unstandardize_
 from lightning_advreg.parameters import Pattern, as_patterns, matching
 
-NormKind: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "frozen"]
+NormKind: TypeAlias = Literal["batch", "group", "layer", "instance", "none", "frozen", "dual"]
 """What normalisation layers are replaced by; see :func:`replace_norms_`."""
 
 _BATCH, _INSTANCE = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
-_NORMS = (_BATCH, _INSTANCE, nn.GroupNorm, NoNorm, FrozenBatchNorm)
+_NORMS = (_BATCH, _INSTANCE, nn.GroupNorm, NoNorm, FrozenBatchNorm, DualBatchNorm)
 _FORWARDS = {norm.forward for norm in (*_NORMS, nn.SyncBatchNorm)}
 _DIMS: dict[type[nn.Module], int] = {
     nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3,
@@ -39,12 +41,15 @@ def replace_norms_(
     Found are the layers that normalise channels: ``BatchNorm`` and ``InstanceNorm`` in 1 to 3 dimensions,
     ``SyncBatchNorm``, ``GroupNorm``, and what this function put in their places; ``LayerNorm``, as in transformers, is
     not one of them. A layer that is of the kind already stays. Learned scales and shifts stay the same parameters under
-    the same names, and so do epsilon, the layer's mode, hooks on it, and an activation within it (timm's
-    ``BatchNormAct2d``).
+    the same names (but for ``"dual"``), and so do epsilon, the layer's mode, hooks on it, and an activation within it
+    (timm's ``BatchNormAct2d``).
 
     - ``"batch"``, ``"group"`` (the largest of 32, 16, ... groups that divides the channels and leaves two in each),
       ``"layer"`` (one group over channels and positions), ``"instance"``: as in ``make_norm``.
     - ``"frozen"``: BatchNorm by the running statistics that it has, which stay as they are.
+    - ``"dual"``: a BatchNorm for clean and one for attacked images (:class:`DualBatchNorm`), which both begin with the
+      statistics, scale and shift that there are, under the names ``clean.*`` and ``adversarial.*`` below the layer's.
+      Another kind in place of it takes what the half for evaluation learned.
     - ``"none"``: the scale and shift alone. Convolutions beside the layer, under the same parent, standardise their
       weights (Qiao et al. 2019; Brock et al. 2021a), and residual branches begin at zero (SkipInit, De & Smith 2020):
       where a branch ends in such a layer its scale is set to 0, else a learned gain of 0 is attached. That is what
@@ -96,8 +101,11 @@ def replace_norms_(
 
 
 def _chosen(network: nn.Module, layers: Pattern) -> dict[str, nn.Module]:
+    halves = [half for dual in dual_norms(network) for half in (dual.clean, dual.adversarial)]
     found: dict[str, nn.Module] = {}
-    found |= {name: layer for name, layer in network.named_modules() if isinstance(layer, _NORMS)}
+    for name, layer in network.named_modules():
+        if isinstance(layer, _NORMS) and not any(layer is half for half in halves):
+            found[name] = layer
     if not found:
         raise ValueError(
             f"{type(network).__name__} has no BatchNorm, GroupNorm or InstanceNorm to replace; build its layers before "
@@ -114,7 +122,7 @@ def _is_of(norm: nn.Module, kind: NormKind, train_affine: bool) -> bool:
         return kind in ("group", "layer") and norm.num_groups == _groups(kind, norm.num_channels)
     if isinstance(norm, FrozenBatchNorm):
         return kind == "frozen" and _trains(norm) in (train_affine, None)
-    own: Mapping[str, type[nn.Module]] = {"batch": _BATCH, "instance": _INSTANCE, "none": NoNorm}
+    own: Mapping[str, type[nn.Module]] = {"batch": _BATCH, "instance": _INSTANCE, "none": NoNorm, "dual": DualBatchNorm}
     return kind in own and isinstance(norm, own[kind])
 
 
@@ -139,7 +147,8 @@ def _check(name: str, norm: nn.Module, kind: NormKind) -> None:
             f"layer {name!r} normalises features without positions, or with one dimension of them, where "
             "kind='instance' would normalise single values; choose others with layers=[...], or kind='layer'."
         )
-    keeps_statistics = isinstance(norm, FrozenBatchNorm | _BATCH) and norm.running_mean is not None
+    kept = _kept(norm)
+    keeps_statistics = isinstance(kept, FrozenBatchNorm | _BATCH) and kept.running_mean is not None
     if kind == "frozen" and not keeps_statistics:
         raise ValueError(
             f"kind='frozen' keeps the statistics of BatchNorm, and layer {name!r} is a {type(norm).__name__} that has "
@@ -169,17 +178,23 @@ def _replacement(norm: nn.Module, kind: NormKind, parent: nn.Module, train_affin
         new = NoNorm(channels)
     elif kind == "frozen":
         new = FrozenBatchNorm(channels, eps)
+    elif kind == "dual":
+        new = DualBatchNorm(channels, dims=dims, eps=eps, momentum=getattr(norm, "momentum", 0.1))
     else:
         new = nn.GroupNorm(_groups(kind, channels), channels, eps=eps)
-    held = next(chain(norm.parameters(recurse=False), norm.buffers(recurse=False)), None)
+    # of two halves, one gives what it learned, and both begin with it
+    source, target = _kept(norm), new.clean if isinstance(new, DualBatchNorm) else new
+    held = next(chain(source.parameters(recurse=False), source.buffers(recurse=False)), None)
     if held is not None:
         new.to(device=held.device, dtype=held.dtype if held.is_floating_point() else None)
     for name in ("weight", "bias"):
-        setattr(new, name, getattr(norm, name))
-    if kind in ("batch", "frozen"):
+        setattr(target, name, getattr(source, name))
+    if kind in ("batch", "frozen", "dual"):
         for name in _STATISTICS:
-            if isinstance(getattr(norm, name, None), Tensor):
-                setattr(new, name, getattr(norm, name))
+            if isinstance(getattr(source, name, None), Tensor):
+                setattr(target, name, getattr(source, name))
+    if isinstance(new, DualBatchNorm):
+        new.adversarial = deepcopy(target)
     _set_trained(norm, new, train_affine)
     new.train(parent.training if isinstance(norm, FrozenBatchNorm) else norm.training)
     # which a GroupNorm does not know
@@ -189,6 +204,10 @@ def _replacement(norm: nn.Module, kind: NormKind, parent: nn.Module, train_affin
             attach(new, name, layer)
     hand_over(norm, new)
     return new
+
+
+def _kept(norm: nn.Module) -> nn.Module:
+    return norm.evaluated if isinstance(norm, DualBatchNorm) else norm
 
 
 def _set_trained(norm: nn.Module, new: nn.Module, train_affine: bool) -> None:

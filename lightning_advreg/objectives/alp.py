@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_advreg.attacks import Model
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.networks.dual_norm import run_clean
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
@@ -38,6 +39,9 @@ class ALP(Objective):
         0.9586
     """
 
+    # no annotation, which would make it an argument
+    sees_clean = True
+
     weight: Number = 0.5
     clean_weight: Number = 0.5
 
@@ -48,7 +52,7 @@ class ALP(Objective):
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the cross-entropies and the pairing term."""
         share = to_float(self.clean_weight, "clean_weight")
-        logits, logits_adv = working_precision(model(x)), working_precision(model(crafted[0]))
+        logits, logits_adv = working_precision(run_clean(model, x)), working_precision(model(crafted[0]))
         classification = share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(logits_adv, y)
         pairing = (logits - logits_adv).square().mean()
         return ObjectiveOutput(classification + to_float(self.weight, "weight") * pairing, logits, logits_adv)

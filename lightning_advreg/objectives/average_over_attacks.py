@@ -41,6 +41,11 @@ class AverageOverAttacks(Objective, Recorded, nn.Module):
         self.replays = self.objective.replays
         self.double_backward = self.objective.double_backward
 
+    @property
+    def sees_clean(self) -> bool:
+        """Whether the objective that is averaged does."""
+        return self.objective.sees_clean
+
     def craft(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> Crafted:
         """Craft for every attack.
 

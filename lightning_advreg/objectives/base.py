@@ -41,6 +41,11 @@ class Objective(ABC):
     replays: int = 1
     double_backward: bool = False
 
+    @property
+    def sees_clean(self) -> bool:
+        """Whether the loss runs clean images through the network, by ``run_clean``, which ``DualBatchNorm`` needs."""
+        return False
+
     def __call__(self, model: Model, x: Tensor, y: Tensor, attack: Attack) -> ObjectiveOutput:
         """Give the loss of a batch under attack.
 

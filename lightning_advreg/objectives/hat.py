@@ -55,6 +55,8 @@ class HAT(Objective, Recorded, nn.Module):
         torch.Size([])
     """
 
+    sees_clean = True
+
     def __init__(
         self,
         helper: nn.Module,

@@ -10,6 +10,7 @@ from lightning_advreg.attacks import Attack, Model
 from lightning_advreg.attacks.losses import kl
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.variants import maximising
+from lightning_advreg.networks.dual_norm import run_clean
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
@@ -40,6 +41,9 @@ class MART(Objective):
         1.948
     """
 
+    # no annotation, which would make it an argument
+    sees_clean = True
+
     beta: Number = 5.0
 
     def __post_init__(self) -> None:
@@ -51,7 +55,7 @@ class MART(Objective):
 
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the boosted cross-entropy and the weighted divergence."""
-        logits, logits_adv = working_precision(model(x)), working_precision(model(crafted[0]))
+        logits, logits_adv = working_precision(run_clean(model, x)), working_precision(model(crafted[0]))
         label = y.unsqueeze(1)
         wrong = logits_adv.softmax(1).scatter(1, label, -torch.inf).max(1).values
         boosted = F.cross_entropy(logits_adv, y) - (1.0001 - wrong + 1e-12).log().mean()

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from lightning_advreg.attacks import Attack, Model, borrowed
 from lightning_advreg.attacks.objective import input_gradient
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.networks.dual_norm import run_clean
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.objectives.single_step import bernoulli_start, budget, fgsm_step
 from lightning_advreg.values import Number, to_float
@@ -71,6 +72,9 @@ class NuAT(Objective):
         True
     """
 
+    # no annotation, which would make it an argument
+    sees_clean = True
+
     weight: Number = 4.0
     start: Number = 0.5
     _progress: float = field(default=1.0, init=False, repr=False, compare=False)
@@ -97,14 +101,14 @@ class NuAT(Objective):
             value = F.cross_entropy(logits, y, reduction="sum")
             if self._guided and self._lambda > 0:
                 with torch.no_grad():
-                    clean = working_precision(model(x))
+                    clean = working_precision(run_clean(model, x))
                 value = value + self._lambda * nuclear_norm(logits - clean)
             return (fgsm_step(start, input_gradient(value, start), x, eps),)
 
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the clean loss and the norm."""
         logits_adv = model(crafted[0])
-        logits = model(x)
+        logits = run_clean(model, x)
         difference = working_precision(logits_adv) - working_precision(logits)
         loss = F.cross_entropy(logits, y) + self._lambda * nuclear_norm(difference) / len(x)
         return ObjectiveOutput(loss, logits, logits_adv)

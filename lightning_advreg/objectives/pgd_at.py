@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_advreg.attacks import Model
+from lightning_advreg.networks.dual_norm import run_clean
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
@@ -40,6 +41,11 @@ class PGDAT(Objective):
         for name in ("label_smoothing", "clean_weight"):
             object.__setattr__(self, name, to_float(getattr(self, name), name, minimum=0, below=1))
 
+    @property
+    def sees_clean(self) -> bool:
+        """Whether there is a clean loss."""
+        return to_float(self.clean_weight, "clean_weight") > 0
+
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the cross-entropy at the attacked images."""
         smoothing = to_float(self.label_smoothing, "label_smoothing")
@@ -48,6 +54,6 @@ class PGDAT(Objective):
         loss = F.cross_entropy(logits_adv, y, label_smoothing=smoothing)
         if weight == 0:
             return ObjectiveOutput(loss, logits_adv=logits_adv)
-        logits = model(x)
+        logits = run_clean(model, x)
         clean_loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
         return ObjectiveOutput(weight * clean_loss + (1 - weight) * loss, logits, logits_adv)

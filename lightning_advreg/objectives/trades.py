@@ -9,6 +9,7 @@ from lightning_advreg.attacks import Attack, Model
 from lightning_advreg.attacks.losses import kl
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.attacks.variants import maximising
+from lightning_advreg.networks.dual_norm import run_clean
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.values import Number, to_float
 
@@ -40,6 +41,9 @@ class TRADES(Objective):
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
 
+    # no annotation, which would make it an argument
+    sees_clean = True
+
     beta: Number = 6.0
     label_smoothing: Number = 0.0
 
@@ -54,7 +58,7 @@ class TRADES(Objective):
 
     def loss(self, model: Model, x: Tensor, y: Tensor, crafted: Crafted) -> ObjectiveOutput:
         """Give the clean loss and the weighted divergence."""
-        logits, logits_adv = working_precision(model(x)), working_precision(model(crafted[0]))
+        logits, logits_adv = working_precision(run_clean(model, x)), working_precision(model(crafted[0]))
         clean_loss = F.cross_entropy(logits, y, label_smoothing=to_float(self.label_smoothing, "label_smoothing"))
         divergence = kl(logits_adv, y, logits).mean()
         return ObjectiveOutput(clean_loss + to_float(self.beta, "beta") * divergence, logits, logits_adv)

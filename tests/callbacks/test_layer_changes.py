@@ -266,7 +266,9 @@ def test_a_deep_network_without_normalisation_learns(tmp_path, precision):
 def test_arguments():
     assert NormAblation("group").text == "NormAblation(kind='group')"
     assert DropoutAblation("1/4", "dropblock").text == "DropoutAblation(p=0.25, kind='dropblock', block_size=7)"
-    with pytest.raises(ValueError, match="kind must be one of batch, group, layer, instance, none, frozen; got 'bn'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of batch, group, layer, instance, none, frozen, dual; got 'bn'"
+    ):
         NormAblation("bn")
     with pytest.raises(ValueError, match="train_affine=False has no effect with kind='group'"):
         NormAblation("group", train_affine=False)
