@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_advreg.parameters import Pattern, as_patterns, matches, nearest_names
+from lightning_advreg.parameters import Pattern, as_patterns, matches, matching
 from lightning_advreg.values import Number, to_float
 
 
@@ -60,13 +60,8 @@ class AdaptiveGradientClipping(Callback):
             raise ValueError(
                 "AdaptiveGradientClipping needs whole units, and this strategy shards weights; use strategy ddp."
             )
-        names = [name for name, _ in pl_module.named_parameters()]
-        for pattern in self.exclude:
-            if not any(matches(name, pattern) for name in names):
-                raise ValueError(
-                    f"exclude: {pattern!r} matches no parameter of {type(pl_module).__name__}; the nearest names are "
-                    f"{nearest_names(pattern, names)}."
-                )
+        named = dict(pl_module.named_parameters())
+        matching(named, self.exclude, "exclude: ", f"parameter of {type(pl_module).__name__}")
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

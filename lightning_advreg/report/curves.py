@@ -75,7 +75,7 @@ def _title(quantity: str) -> str:
 
 
 def _is_accuracy(quantity: str) -> bool:
-    return any(part == "acc" or part.endswith("_acc") for part in quantity.split("/"))
+    return any("acc" in part.split("_") for part in quantity.split("/"))
 
 
 def _rank(quantity: str) -> tuple[int, str]:

@@ -9,6 +9,8 @@ from torch import nn
 
 from lightning_advreg import AdversarialClassifier
 from lightning_advreg.attacks import PGD
+from lightning_advreg.augmentations import InputNoise
+from lightning_advreg.callbacks import BatchAugmentation
 from lightning_advreg.constraints import MaxNorm
 from lightning_advreg.perturbations.awp import AWP
 from lightning_advreg.perturbations.sam import ASAM
@@ -62,6 +64,23 @@ def literal_loop(network, perturbation, *, attack=None, constraint=None, epochs=
 def assert_same_network(network, reference):
     for (name, ours), theirs in zip(network.state_dict().items(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@each_perturbation
+def test_both_passes_see_the_same_augmented_batch(perturbation):
+    seen = []
+
+    def watch(*_):
+        model.network.register_forward_pre_hook(
+            lambda net, args: seen.append(args[0].clone()) if net.training else None
+        )
+
+    model = regularized(perturbation)
+    fit(model, callbacks=[BatchAugmentation([InputNoise(std=0.1)]), At(watch, "on_train_start")])
+    first, second = seen[::2], seen[1::2]
+    assert len(first) == len(second) == BATCHES
+    for one, two, (x, _) in zip(first, second, Data().train_dataloader(), strict=True):
+        assert one.equal(two) and 0.02 < (one - x).std() < 0.1
 
 
 @each_perturbation
