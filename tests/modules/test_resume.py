@@ -7,7 +7,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg.attacks import PGD
-from lightning_advreg.callbacks import RobustAccuracy
+from lightning_advreg.augmentations import InputNoise
+from lightning_advreg.callbacks import (
+    ActivationNoise,
+    BatchAugmentation,
+    DropoutAblation,
+    NormAblation,
+    RobustAccuracy,
+)
 
 from .parts import BUILDERS, digits, trainer
 
@@ -114,6 +121,24 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(kind, tmp_path):
     last = tmp_path / "part" / "last.ckpt"
     resumed = run(kind, tmp_path / "rest", {"datamodule": digits()}, seed=99, ckpt_path=last)
     assert_same_run(whole, resumed)
+
+
+def test_changed_layers_and_noise_go_on_within_an_epoch(tmp_path):
+    def callbacks():
+        noise = BatchAugmentation([InputNoise(std=0.1)]), ActivationNoise(0.1, "network.features.0")
+        return [NormAblation("group"), DropoutAblation(0.3, "spatial"), *noise]
+
+    def part(name, *more, **settings):
+        every = {"every_n_train_steps": 1, "save_top_k": -1}
+        data = {"datamodule": digits()}
+        return run("regularized", tmp_path / name, data, callbacks=[*callbacks(), *more], **every, **settings)
+
+    whole = part("whole", seed=0)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        part("part", InterruptAtBatch(3), seed=0)
+    resumed = part("rest", seed=99, ckpt_path=tmp_path / "part" / "last.ckpt")
+    assert_same_run(whole, resumed)
+    assert isinstance(resumed[0].network.features[1], torch.nn.GroupNorm)
 
 
 def test_a_run_with_the_users_own_shuffling_loader_ends_with_the_same_bits(tmp_path):
