@@ -87,8 +87,9 @@ def test_a_picture_is_left(tmp_path, monkeypatch):
 
 
 def test_overlays_are_no_runs_of_their_own():
-    overlays = ["ablations/digits", "ablations/mnist", "eval/autoattack", "eval/autoattack_fast", "logger/wandb"]
-    assert [name for name in CONFIGS if "/" in name] == overlays
+    ablations, evaluations = ["cifar10_norms", "digits", "mnist"], ["autoattack", "autoattack_fast"]
+    overlays = [f"ablations/{name}" for name in ablations] + [f"eval/{name}" for name in evaluations]
+    assert [name for name in CONFIGS if "/" in name] == [*overlays, "logger/wandb"]
 
 
 @pytest.mark.parametrize(("overlay", "name"), [("autoattack_fast", "autoattack_fast"), ("autoattack", "autoattack")])
