@@ -62,9 +62,9 @@ class ConditionableGenerator(Generator):
                 f"conditioning='batch_norm' needs norm='batch', got norm={norm!r}; with other norms, tell the class by "
                 "conditioning='concat'."
             )
-        concat = num_classes is not None and conditioning == "concat"
-        self.label_input = LabelVector(num_classes) if num_classes is not None and concat else None
-        self.input_dim = latent_dim + (num_classes if num_classes is not None and concat else 0)
+        appended = num_classes if conditioning == "concat" else None
+        self.label_input = None if appended is None else LabelVector(appended)
+        self.input_dim = latent_dim + (appended or 0)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Give images.
@@ -115,14 +115,18 @@ class ConditionableDiscriminator(Discriminator, ABC):
         super().__init__(image_shape, num_classes)
         check_choice("conditioning", conditioning, get_args(DiscriminatorConditioning))
         self.conditioning = conditioning
-        concat = num_classes is not None and conditioning == "concat"
-        self.label_input = self.make_label_input(num_classes) if num_classes is not None and concat else None
-        self.input_channels = self.image_shape[0] + concat
+        appended = num_classes if conditioning == "concat" else None
+        self.label_input = None if appended is None else self.make_label_input(appended)
         self.label_projection: nn.Embedding | None = None
 
     def make_label_input(self, num_classes: int) -> nn.Module:
         """Make what appends the class to images."""
         return LabelChannel(num_classes, self.image_shape[1:])
+
+    @property
+    def input_channels(self) -> int:
+        """The number of channels that the first convolution sees."""
+        return self.image_shape[0] + (self.label_input is not None)
 
     def add_label_layers(self, features: int) -> None:
         """Make the layers that stand beside the last one: the embeddings of the classes, or the classifier.
@@ -186,6 +190,8 @@ class ConditionableDiscriminator(Discriminator, ABC):
 
         One power iteration per pass in training mode follows these values; in evaluation they stay. What tells the
         class at the input is left out, since the slope of the network in the image does not depend on it.
+
+        PyTorch does not pickle such layers, so that the strategy ``ddp_spawn`` does not take them; ``ddp`` does.
         """
         for layer in weighted_layers(self):
             spectral_norm(layer)

@@ -124,9 +124,8 @@ class MLPDiscriminator(ConditionableDiscriminator):
         check_dropout(dropout=dropout)
         check_choice("norm", norm, _NORMS)
         self.layers = nn.Sequential()
-        features = math.prod(self.image_shape)
-        if num_classes is not None and conditioning == "concat":
-            features += num_classes
+        appended = num_classes if conditioning == "concat" else None
+        features = math.prod(self.image_shape) + (appended or 0)
         for index, units in enumerate(hidden):
             has_norm = index > 0 and norm != "none"
             self.layers.append(nn.Linear(features, units, bias=not has_norm))
