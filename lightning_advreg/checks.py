@@ -42,12 +42,7 @@ def check_batch(x: Tensor, y: Tensor | None = None, *, num_classes: int | None =
     if y is None:
         return
     first, last = (int(b) for b in bounds[2:])
-    if first < 0 or (num_classes is not None and last >= num_classes):
-        allowed = "0 or more" if num_classes is None else f"in [0, {num_classes}), for {num_classes} classes"
-        raise ValueError(
-            f"labels must be {allowed}, got labels from {first} to {last}; renumber the labels from 0, or give the "
-            "network as many outputs as there are classes (num_classes)."
-        )
+    _check_label_range(first, last, num_classes)
 
 
 def check_types(x: Tensor, y: Tensor | None = None) -> None:
@@ -74,6 +69,29 @@ def check_types(x: Tensor, y: Tensor | None = None) -> None:
         raise TypeError(f"labels must be integer class indices, got {y.dtype}; convert with `y.long()`.")
     if y.shape != x.shape[:1]:
         raise ValueError(f"labels must have shape ({len(x)},), one per image, got {tuple(y.shape)}.")
+
+
+def check_labels(y: Tensor, num_classes: int | None = None) -> None:
+    """Check the values of labels. They are read from the device, so this belongs to the first batch, not to each.
+
+    Args:
+        y: Labels, integers in ``[0, num_classes)``, of shape ``(N,)`` with N of at least 1.
+        num_classes: The number of classes, where it is known.
+
+    Raises:
+        ValueError: If there is none, or one is out of range.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 9]), num_classes=10)
+        >>> check_labels(torch.tensor([1, 10]), num_classes=10)
+        Traceback (most recent call last):
+        ...
+        ValueError: labels must be in [0, 10), for 10 classes, got labels from 1 to 10; renumber the labels from 0, ...
+    """
+    if y.dim() != 1 or y.numel() == 0:
+        raise ValueError(f"labels must have shape (N,) with at least one label, got {tuple(y.shape)}.")
+    first, last = torch.stack(y.aminmax()).tolist()
+    _check_label_range(first, last, num_classes)
 
 
 def check_logits(logits: Tensor, num_classes: int, *, source: str = "the data") -> None:
@@ -121,6 +139,15 @@ def check_shares(shares: Tensor, logits: Tensor) -> None:
         raise ValueError(
             f"labels that are shares of classes must be at least 0 and sum to 1, got shares from {low.item():g} to "
             f"{high.item():g}; divide them by their sum, or give class indices."
+        )
+
+
+def _check_label_range(first: int, last: int, num_classes: int | None) -> None:
+    if first < 0 or (num_classes is not None and last >= num_classes):
+        allowed = "0 or more" if num_classes is None else f"in [0, {num_classes}), for {num_classes} classes"
+        raise ValueError(
+            f"labels must be {allowed}, got labels from {first} to {last}; renumber the labels from 0, or give the "
+            "network as many outputs as there are classes (num_classes)."
         )
 
 

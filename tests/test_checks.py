@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_logits, check_types
+from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_labels, check_logits, check_types
 
 
 def images(**changes):
@@ -114,3 +114,17 @@ def test_logits_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"outputs of shape \(4.*\), but the split has 10 classes; .* num_classes=10"):
         check_logits(torch.zeros(shape), 10, source="the split")
     check_logits(torch.zeros(4, 10), 10)
+
+
+def test_labels_alone_are_checked():
+    check_labels(LABELS, num_classes=10)
+    check_labels(LABELS)
+    with pytest.raises(
+        ValueError, match=r"labels must be in \[0, 9\), for 9 classes, got labels from 0 to 9; renumber"
+    ):
+        check_labels(LABELS, num_classes=9)
+    with pytest.raises(ValueError, match="labels must be 0 or more, got labels from -1 to 8"):
+        check_labels(LABELS - 1)
+    for wrong in (LABELS[:0], LABELS[None]):
+        with pytest.raises(ValueError, match=r"labels must have shape \(N,\) with at least one label, got \("):
+            check_labels(wrong)

@@ -1,6 +1,6 @@
 """Checks of what a network is built from and fed with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -46,6 +46,28 @@ def check_dropout(**probabilities: float) -> None:
                 f"{name} must lie in [0, 1), got {value!r}; it is the probability of dropping a unit, 0 switches it "
                 "off."
             )
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check an argument that is one of a few names.
+
+    Args:
+        name: The argument.
+        value: What was given.
+        choices: What may be given.
+
+    Raises:
+        ValueError: If it is none of them.
+
+    Example:
+        >>> check_choice("norm", "bach", ["batch", "none"])
+        Traceback (most recent call last):
+        ...
+        ValueError: norm must be one of batch, none; got 'bach'.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
 
 def read_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -1,18 +1,34 @@
 """Generator and discriminator of DCGAN."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from lightning_advreg.networks.arguments import check_dropout, check_sizes
-from lightning_advreg.networks.gan_base import Discriminator, Generator, to_symmetric_range, to_unit_range
-from lightning_advreg.networks.layers import ActivationName, NormName, make_activation, make_norm, needs_bias
+from lightning_advreg.networks.gan_conditional import (
+    ConditionableDiscriminator,
+    ConditionableGenerator,
+    DiscriminatorConditioning,
+    GeneratorConditioning,
+    init_weights,
+)
+from lightning_advreg.networks.gan_conditioning import LabelledSequential
+from lightning_advreg.networks.layers import (
+    ActivationName,
+    NormName,
+    make_activation,
+    make_dropout,
+    make_norm,
+    needs_bias,
+)
+from lightning_advreg.networks.minibatch_std import MinibatchStandardDeviation
 
 SMALLEST_MAP = 4
 """Side of the smallest feature map: halving stops before it would fall below this."""
 
 
-class DCGANGenerator(Generator):
+class DCGANGenerator(ConditionableGenerator):
     """Transposed convolutions from noise to images.
 
     Noise becomes a small map, which 4x4 transposed convolutions of stride 2 double in size until the image is reached,
@@ -25,6 +41,9 @@ class DCGANGenerator(Generator):
         width: Channels before the last layer; each earlier layer has twice as many.
         norm: The normalisation of each layer but the last.
         activation: The nonlinearity of each layer but the last.
+        num_classes: The number of classes; None for an unconditional generator.
+        conditioning: How the class is told, if there are classes: ``"concat"``, as a vector beside the noise, or
+            ``"batch_norm"``, by the scales and shifts of conditional BatchNorm.
 
     Raises:
         ValueError: If the image is not square, its side is not a multiple of 4 of at least 8, or another argument is
@@ -35,6 +54,9 @@ class DCGANGenerator(Generator):
         >>> generator = DCGANGenerator(latent_dim=16, width=4)
         >>> generator(torch.randn(2, generator.latent_dim)).shape
         torch.Size([2, 1, 28, 28])
+        >>> generator = DCGANGenerator(latent_dim=16, width=4, num_classes=10)
+        >>> generator(torch.randn(2, generator.latent_dim), torch.tensor([3, 7])).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -44,21 +66,24 @@ class DCGANGenerator(Generator):
         width: int = 64,
         norm: NormName = "batch",
         activation: ActivationName = "relu",
+        *,
+        num_classes: int | None = None,
+        conditioning: GeneratorConditioning = "concat",
     ) -> None:
-        super().__init__(latent_dim, image_shape)
+        super().__init__(latent_dim, image_shape, num_classes, conditioning, norm)
         check_sizes(width=width)
         smallest, doublings = _halve(self.image_shape)
         channels = width * 2 ** (doublings - 1)
-        self.layers = nn.Sequential(
-            nn.ConvTranspose2d(latent_dim, channels, smallest, bias=needs_bias(norm)),
-            make_norm(norm, channels),
+        self.layers = LabelledSequential(
+            nn.ConvTranspose2d(self.input_dim, channels, smallest, bias=needs_bias(norm)),
+            self.make_norm(norm, channels),
             make_activation(activation),
         )
         for _ in range(doublings - 1):
             self.layers.extend(
                 [
                     nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1, bias=needs_bias(norm)),
-                    make_norm(norm, channels // 2),
+                    self.make_norm(norm, channels // 2),
                     make_activation(activation),
                 ]
             )
@@ -66,23 +91,13 @@ class DCGANGenerator(Generator):
         self.layers.append(nn.ConvTranspose2d(channels, self.image_shape[0], 4, stride=2, padding=1))
         _init_dcgan(self)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Give images.
-
-        Args:
-            z: Standard normal noise of shape ``(N, latent_dim)``.
-
-        Returns:
-            Images of shape ``(N, *image_shape)`` in [0, 1].
-
-        Raises:
-            ValueError: If ``z`` has another shape.
-        """
-        self.check_noise(z)
-        return to_unit_range(self.layers(z[:, :, None, None]))
+    def draw(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Give images before the tanh, ``(N, *image_shape)``, for ``z`` of shape ``(N, input_dim)`` and labels."""
+        images: Tensor = self.layers(z[:, :, None, None], y)
+        return images
 
 
-class DCGANDiscriminator(Discriminator):
+class DCGANDiscriminator(ConditionableDiscriminator):
     """Strided convolutions from images to logits, the mirror image of ``DCGANGenerator``.
 
     4x4 convolutions of stride 2 with LeakyReLU(0.2) halve the map and double the channels; the last convolution covers
@@ -94,6 +109,13 @@ class DCGANDiscriminator(Discriminator):
         norm: The normalisation of each layer but the first and the last. Penalties on the gradient of single images
             (WGAN-GP, R1) need one that does not mix images: any but ``"batch"``.
         dropout: Probability of dropping a unit after each activation, in [0, 1).
+        spatial_dropout: Probability of dropping a channel after each activation, in [0, 1).
+        minibatch_std: Whether the last layer sees how much the images of a batch differ
+            (``MinibatchStandardDeviation``).
+        spectral_norm: Whether the weights are divided by their largest singular values (Miyato et al. 2018).
+        num_classes: The number of classes; None for an unconditional discriminator.
+        conditioning: How the class is told, if there are classes: ``"concat"``, as one more channel of the image;
+            ``"projection"``; or ``"auxiliary"``, not at all, while ``classify`` gives logits of the classes.
 
     Raises:
         ValueError: If the image is not square, its side is not a multiple of 4 of at least 8, or another argument is
@@ -103,6 +125,9 @@ class DCGANDiscriminator(Discriminator):
         >>> import torch
         >>> DCGANDiscriminator(width=4)(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2])
+        >>> discriminator = DCGANDiscriminator(width=4, num_classes=10, conditioning="auxiliary")
+        >>> discriminator.classify(discriminator.features(torch.rand(2, 1, 28, 28))).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -111,13 +136,21 @@ class DCGANDiscriminator(Discriminator):
         width: int = 64,
         norm: NormName = "batch",
         dropout: float = 0.0,
+        *,
+        spatial_dropout: float = 0.0,
+        minibatch_std: bool = False,
+        spectral_norm: bool = False,
+        num_classes: int | None = None,
+        conditioning: DiscriminatorConditioning = "concat",
     ) -> None:
-        super().__init__(image_shape)
+        super().__init__(image_shape, num_classes, conditioning)
         check_sizes(width=width)
-        check_dropout(dropout=dropout)
-        smallest, halvings = _halve(self.image_shape)
+        check_dropout(dropout=dropout, spatial_dropout=spatial_dropout)
+        self._smallest, halvings = _halve(self.image_shape)
         self.layers = nn.Sequential(
-            nn.Conv2d(self.image_shape[0], width, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Dropout(dropout)
+            nn.Conv2d(self.input_channels, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            make_dropout(dropout, spatial_dropout),
         )
         for _ in range(halvings - 1):
             self.layers.extend(
@@ -125,28 +158,28 @@ class DCGANDiscriminator(Discriminator):
                     nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=needs_bias(norm)),
                     make_norm(norm, 2 * width),
                     nn.LeakyReLU(0.2),
-                    nn.Dropout(dropout),
+                    make_dropout(dropout, spatial_dropout),
                 ]
             )
             width *= 2
-        self.layers.append(nn.Conv2d(width, 1, smallest))
+        if minibatch_std:
+            self.layers.append(MinibatchStandardDeviation())
+        self.layers.append(nn.Conv2d(width + minibatch_std, 1, self._smallest))
+        self.add_label_layers((width + minibatch_std) * self._smallest**2)
         _init_dcgan(self)
+        if spectral_norm:
+            self.normalise_spectra()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Give logits.
+    def extract(self, x: Tensor) -> Tensor:
+        """Give features ``(N, F)``, the last map laid out flat, for images in [-1, 1]."""
+        for layer in list(self.layers)[:-1]:
+            x = layer(x)
+        return x.flatten(1)
 
-        Args:
-            x: Images of shape ``(N, *image_shape)`` in [0, 1].
-
-        Returns:
-            Logits of shape ``(N,)``.
-
-        Raises:
-            ValueError: If ``x`` has another shape.
-        """
-        self.check_images(x)
-        logits: Tensor = self.layers(to_symmetric_range(x)).flatten()
-        return logits
+    def judge(self, features: Tensor) -> Tensor:
+        """Give logits ``(N,)`` for features ``(N, F)``, whatever the class."""
+        logits: Tensor = self.layers[-1](features.unflatten(1, (-1, self._smallest, self._smallest)))
+        return logits.flatten()
 
 
 def _halve(image_shape: Sequence[int]) -> tuple[int, int]:
@@ -164,14 +197,9 @@ def _halve(image_shape: Sequence[int]) -> tuple[int, int]:
     return side, halvings
 
 
-def _init_dcgan(module: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02) and norm scales from N(1, 0.02); all biases and shifts are zero."""
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(child.weight, 0.0, 0.02)
-        elif isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm):
+def _init_dcgan(network: nn.Module) -> None:
+    """Draw weights from N(0, 0.02) and norm scales from N(1, 0.02); all biases and shifts are zero."""
+    init_weights(network, partial(nn.init.normal_, std=0.02))
+    for child in network.modules():
+        if isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm) and child.affine:
             nn.init.normal_(child.weight, 1.0, 0.02)
-        else:
-            continue
-        if child.bias is not None:
-            nn.init.zeros_(child.bias)

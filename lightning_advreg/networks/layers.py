@@ -80,6 +80,24 @@ def make_activation(activation: ActivationName) -> nn.Module:
     return _ACTIVATIONS[activation]()
 
 
+def make_dropout(dropout: float, spatial_dropout: float = 0.0) -> nn.Module:
+    """Make what drops units of feature maps ``(N, C, H, W)``, and channels as a whole where asked to.
+
+    Args:
+        dropout: The chance that a unit is dropped (Srivastava et al. 2014), in [0, 1).
+        spatial_dropout: The chance that a channel of an image is dropped (Tompson et al. 2015), in [0, 1).
+
+    Returns:
+        The layer.
+
+    Example:
+        >>> make_dropout(0.3)
+        Dropout(p=0.3, inplace=False)
+    """
+    units = nn.Dropout(dropout)
+    return nn.Sequential(nn.Dropout2d(spatial_dropout), units) if spatial_dropout else units
+
+
 def needs_bias(norm: str) -> bool:
     """Whether the convolution or linear layer before ``norm`` needs a bias: only when no norm layer adds a shift.
 

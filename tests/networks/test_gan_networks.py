@@ -12,6 +12,10 @@ from lightning_advreg.networks import (
     Generator,
     MLPDiscriminator,
     MLPGenerator,
+    SNGANDiscriminator,
+    SNGANGenerator,
+    SNGANResNetDiscriminator,
+    SNGANResNetGenerator,
 )
 from lightning_advreg.networks.gan_mlp import VectorNormName
 from lightning_advreg.networks.layers import NormName
@@ -35,12 +39,41 @@ def dcgan_discriminator(image_shape=(1, 28, 28), **kwargs):
     return DCGANDiscriminator(image_shape, **{"width": 8, **kwargs})
 
 
+def sngan_generator(image_shape=(1, 16, 16), **kwargs):
+    return SNGANGenerator(5, image_shape, **{"width": 16, **kwargs})
+
+
+def sngan_discriminator(image_shape=(1, 16, 16), **kwargs):
+    return SNGANDiscriminator(image_shape, **{"width": 16, **kwargs})
+
+
+def resnet_generator(image_shape=(1, 16, 16), **kwargs):
+    return SNGANResNetGenerator(5, image_shape, **{"width": 8, **kwargs})
+
+
+def resnet_discriminator(image_shape=(1, 16, 16), **kwargs):
+    return SNGANResNetDiscriminator(image_shape, **{"width": 8, **kwargs})
+
+
 GENERATORS = pytest.mark.parametrize("build", [mlp_generator, dcgan_generator])
 DISCRIMINATORS = pytest.mark.parametrize("build", [mlp_discriminator, dcgan_discriminator])
+CONVOLUTIONAL = {
+    dcgan_generator: 2,
+    dcgan_discriminator: 1,
+    sngan_generator: 4,
+    sngan_discriminator: 6,
+    resnet_generator: 7,
+    resnet_discriminator: 8,
+}
+"""How many normalisation layers each has."""
+ALL_GENERATORS = pytest.mark.parametrize("build", [mlp_generator, dcgan_generator, sngan_generator, resnet_generator])
+ALL_DISCRIMINATORS = pytest.mark.parametrize(
+    "build", [mlp_discriminator, dcgan_discriminator, sngan_discriminator, resnet_discriminator]
+)
 WITH_NORM = pytest.mark.parametrize(
     ("build", "norm"),
-    [(mlp_generator, norm) for norm in get_args(VectorNormName)]
-    + [(build, norm) for build in (dcgan_generator, dcgan_discriminator) for norm in get_args(NormName)],
+    [(build, norm) for build in (mlp_generator, mlp_discriminator) for norm in get_args(VectorNormName)]
+    + [(build, norm) for build in CONVOLUTIONAL for norm in get_args(NormName)],
 )
 
 
@@ -73,19 +106,20 @@ def test_discriminators_give_one_logit_per_image(build, image_shape, n):
     assert build(image_shape)(torch.rand(n, *image_shape)).shape == (n,)
 
 
-@DISCRIMINATORS
+@ALL_DISCRIMINATORS
 def test_logits_are_not_squashed(build):
     discriminator = build().eval()
-    last = discriminator.layers[-1]
+    last = getattr(discriminator, "linear", None) or discriminator.layers[-1]
     nn.init.constant_(last.bias, -40.0)
     assert discriminator(inputs(discriminator)).max() < -20
 
 
-@DISCRIMINATORS
+@ALL_DISCRIMINATORS
 def test_pixels_are_mapped_to_minus_one_and_one(build):
     discriminator = build()
     seen = []
-    discriminator.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    first = next(m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     x = inputs(discriminator)
     discriminator(x)
     torch.testing.assert_close(seen[0].view_as(x), 2 * x - 1)
@@ -129,7 +163,7 @@ def test_every_parameter_learns_after_one_step(build, norm):
 @WITH_NORM
 def test_norm_layers_are_there_when_asked_for(build, norm):
     norms = [m for m in build(norm=norm).modules() if isinstance(m, NORM_LAYERS)]
-    assert len(norms) == (0 if norm == "none" else {dcgan_discriminator: 1}.get(build, 2))
+    assert len(norms) == (0 if norm == "none" else {**CONVOLUTIONAL, mlp_generator: 2, mlp_discriminator: 1}[build])
 
 
 @WITH_NORM
@@ -142,7 +176,7 @@ def test_a_row_gives_the_same_alone_as_in_a_batch(build, norm):
         torch.testing.assert_close(torch.cat([network(row[None]) for row in x]), network(x), rtol=1e-4, atol=1e-5)
 
 
-@DISCRIMINATORS
+@ALL_DISCRIMINATORS
 def test_dropout_acts_in_training_only(build):
     discriminator = build(dropout=0.5)
     x = inputs(discriminator)
@@ -150,6 +184,107 @@ def test_dropout_acts_in_training_only(build):
     discriminator.eval()
     assert torch.equal(discriminator(x), discriminator(x))
     assert all(m.p == 0 for m in build(dropout=0.0).modules() if isinstance(m, nn.Dropout))
+
+
+@pytest.mark.parametrize("build", [dcgan_discriminator, sngan_discriminator, resnet_discriminator])
+def test_spatial_dropout_drops_whole_channels(build):
+    discriminator = build(spatial_dropout=0.5)
+    dropouts = [m for m in discriminator.modules() if isinstance(m, nn.Dropout2d)]
+    shares = []
+    for layer in dropouts:
+        layer.register_forward_hook(lambda _, args, out: shares.append(((out == 0) & (args[0] != 0), args[0] != 0)))
+    discriminator(inputs(discriminator, 16))
+    assert len(shares) == len(dropouts) > 1
+    for gone, there in shares:
+        gone, there = gone.sum((2, 3)), there.sum((2, 3))
+        assert torch.all((gone == 0) | (gone == there))
+        assert 0.2 < (gone > 0).sum() / (there > 0).sum() < 0.8
+
+
+@ALL_DISCRIMINATORS
+@pytest.mark.parametrize("minibatch_std", [False, True])
+def test_the_last_layer_sees_the_features(build, minibatch_std):
+    discriminator = build(minibatch_std=minibatch_std).eval()
+    x = inputs(discriminator, 6)
+    features = discriminator.features(x)
+    assert features.dim() == 2 and len(features) == 6
+    assert torch.equal(discriminator.score(features), discriminator(x))
+    # linear in the features
+    difference = discriminator.score(2 * features) - discriminator.score(features)
+    torch.testing.assert_close(difference, discriminator.score(features) - discriminator.score(0 * features))
+
+
+@ALL_DISCRIMINATORS
+def test_minibatch_std_lets_images_see_each_other(build):
+    x = inputs(build(), 4)
+    other = torch.cat([x[:3], 1 - x[3:]])
+    for minibatch_std in (False, True):
+        discriminator = build(minibatch_std=minibatch_std, spectral_norm=False).eval()
+        for layer in discriminator.modules():  # strong enough to be seen through all layers
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.normal_(layer.weight, std=0.3)
+        first, second = discriminator(x)[:3], discriminator(other)[:3]
+        assert torch.allclose(first, second, rtol=1e-5, atol=1e-8) != minibatch_std
+
+
+@ALL_DISCRIMINATORS
+def test_gradients_of_gradients_are_finite(build):
+    discriminator = build()
+    x = inputs(discriminator).requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    weights = [p for p in discriminator.parameters() if p.dim() > 1]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in weights)
+    assert any(p.grad.abs().max() > 0 for p in weights)
+
+
+@pytest.mark.parametrize("build", [mlp_generator, mlp_discriminator, *CONVOLUTIONAL])
+def test_networks_run_under_autocast_and_channels_last(build):
+    network = build(minibatch_std=True) if issubclass(type(build()), Discriminator) else build()
+    network.eval()
+    x = inputs(network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = network(x)
+    torch.testing.assert_close(low.float(), network(x), rtol=0.1, atol=0.05)
+    if build not in (mlp_generator, mlp_discriminator):
+        expected = network(x)
+        network.to(memory_format=torch.channels_last)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_of_unconditional_networks_still_load():
+    """The names of parameters are those of the first release."""
+
+    def names(network):
+        return [name for name, p in network.named_parameters()]
+
+    assert names(MLPGenerator(hidden=(4,))) == ["layers.0.weight", "layers.1.weight", "layers.1.bias"] + [
+        f"layers.3.{name}" for name in ("weight", "bias")
+    ]
+    assert names(MLPDiscriminator(hidden=(4, 4))) == [
+        f"layers.{i}.{name}" for i in (0, 3, 6) for name in ("weight", "bias")
+    ]
+    assert names(DCGANGenerator(width=2)) == [
+        *("layers.0.weight", "layers.1.weight", "layers.1.bias"),
+        *("layers.3.weight", "layers.4.weight", "layers.4.bias"),
+        *("layers.6.weight", "layers.6.bias"),
+    ]
+    assert names(DCGANDiscriminator(width=2)) == [
+        *("layers.0.weight", "layers.0.bias"),
+        *("layers.3.weight", "layers.4.weight", "layers.4.bias"),
+        *("layers.7.weight", "layers.7.bias"),
+    ]
+
+
+def test_dcgan_for_64_pixels_has_the_published_number_of_parameters():
+    # of the common implementation: 3,576,704 and 2,765,568, without biases; ours has them where no norm follows
+    for network, expected in (
+        (DCGANGenerator(100, (3, 64, 64), width=64), 3_576_704 + 3),
+        (DCGANDiscriminator((3, 64, 64), width=64), 2_765_568 + 64 + 1),
+    ):
+        assert sum(p.numel() for p in network.parameters()) == expected
 
 
 def test_mlp_batch_norm_keeps_the_default_eps():
@@ -171,18 +306,39 @@ def test_dcgan_starts_as_published():
 def test_gan_bases_cannot_be_built():
     with pytest.raises(TypeError, match="abstract"):
         Generator(5, (1, 8, 8))
-    with pytest.raises(TypeError, match="abstract"):
+    with pytest.raises(TypeError, match="Discriminator is abstract; write forward, or features and score"):
         Discriminator((1, 8, 8))
 
 
-@GENERATORS
+def test_a_discriminator_of_ones_own_writes_forward_or_its_halves():
+    class Whole(Discriminator):
+        def forward(self, x):
+            return x.flatten(1).mean(1)
+
+    class Halves(Discriminator):
+        def features(self, x):
+            return x.flatten(1)
+
+        def score(self, features, y=None):
+            return features.mean(1) if y is None else features.mean(1) + y
+
+    x = torch.rand(3, 1, 8, 8)
+    whole, halves, conditional = Whole((1, 8, 8)), Halves((1, 8, 8)), Halves((1, 8, 8), num_classes=10)
+    assert not hasattr(whole, "features") and not hasattr(whole, "score") and whole.num_classes is None
+    torch.testing.assert_close(halves(x), whole(x))
+    torch.testing.assert_close(conditional(x, torch.tensor([3, 0, 1])), whole(x) + torch.tensor([3.0, 0, 1]))
+    with pytest.raises(ValueError, match=r"num_classes=10 needs labels; call it as discriminator\(x, y\)"):
+        conditional(x)
+
+
+@ALL_GENERATORS
 @pytest.mark.parametrize("shape", [(4, 6), (4, 5, 1, 1), (5,)])
 def test_noise_of_another_shape_is_an_error(build, shape):
     with pytest.raises(ValueError, match=r"noise must have shape \(N, 5\), got .*torch.randn\(n, generator.latent_dim"):
         build()(torch.randn(shape))
 
 
-@DISCRIMINATORS
+@ALL_DISCRIMINATORS
 def test_images_of_another_shape_are_an_error(build):
     with pytest.raises(ValueError, match=r"images must have shape \(N, 1, .*got \(2, 3, 8, 8\); build generator"):
         build()(torch.rand(2, 3, 8, 8))
