@@ -18,11 +18,13 @@ from lightning_advreg.modules.limits import Limits, check_apart
 from lightning_advreg.modules.penalties import gan_penalties, states
 from lightning_advreg.objectives import GANLoss, NonSaturating
 from lightning_advreg.penalties import CriticPenalty, Penalty
+from lightning_advreg.penalties.critic_consistency import ImageFunction
 from lightning_advreg.penalties.critic_in_training import bind_critic
 from lightning_advreg.schedules import Schedule
 from lightning_advreg.values import Number, to_float
 
-# not a lambda, which could not go to another process
+# not a default of the arguments: the command line could not write a partial into config.yaml, nor could a lambda go to
+# another process
 _ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
 
 
@@ -86,8 +88,9 @@ class GAN(GANLosses):
             the last step of an epoch may have fewer. The generator's passes follow the discriminator's step.
         gradient_clip_val: What gradients are clipped to before each step, above 0; None for no clipping.
         gradient_clip_algorithm: ``"norm"`` clips the norm of all gradients of a network, ``"value"`` each number.
-        generator_optimizer: From the generator's parameters to an optimizer.
-        discriminator_optimizer: From the discriminator's parameters to an optimizer; another learning rate than the
+        generator_optimizer: From the generator's parameters to an optimizer; None for
+            ``Adam(lr=2e-4, betas=(0.5, 0.999))`` (Radford et al. 2016).
+        discriminator_optimizer: The same for the discriminator's; another learning rate than the
             generator's makes two time scales (TTUR, Heusel et al. 2017).
         generator_lr_scheduler: From the generator's optimizer to a schedule, stepped every epoch.
         discriminator_lr_scheduler: From the discriminator's optimizer to a schedule, stepped every epoch.
@@ -121,7 +124,7 @@ class GAN(GANLosses):
         auxiliary_on_generated: bool = False,
         feature_matching: Number = 0.0,
         top_k: Number | Schedule = 1.0,
-        discriminator_augmentation: Callable[[Tensor], Tensor] | None = None,
+        discriminator_augmentation: ImageFunction | None = None,
         instance_noise: Number = 0.0,
         instance_noise_images: int = 1_000_000,
         ema_decay: float = 0.999,
@@ -131,8 +134,8 @@ class GAN(GANLosses):
         accumulate_grad_batches: int = 1,
         gradient_clip_val: Number | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
-        generator_optimizer: OptimizerCallable = _ADAM,
-        discriminator_optimizer: OptimizerCallable = _ADAM,
+        generator_optimizer: OptimizerCallable | None = None,
+        discriminator_optimizer: OptimizerCallable | None = None,
         generator_lr_scheduler: LRSchedulerCallable | None = None,
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -154,7 +157,7 @@ class GAN(GANLosses):
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         check_apart([*generator_constraints, *discriminator_constraints])
         self.limits = nn.ModuleDict({key: Limits(each) for key, each in self.constraints.items()})
-        self.optimizers_of = {"d": discriminator_optimizer, "g": generator_optimizer}
+        self.optimizers_of = {"d": discriminator_optimizer or _ADAM, "g": generator_optimizer or _ADAM}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
         self.n_critic = at_least(n_critic, 1, "n_critic")
         self.auxiliary_weight = auxiliary_weight_of(auxiliary_weight, discriminator, self.num_classes)

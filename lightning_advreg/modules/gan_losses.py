@@ -17,6 +17,7 @@ from lightning_advreg.modules.penalties import add_penalties, add_values
 from lightning_advreg.objectives import GANLoss
 from lightning_advreg.penalties import CriticPass, CriticPenalty, TrainingPass
 from lightning_advreg.penalties.critic import Which
+from lightning_advreg.penalties.critic_consistency import ImageFunction
 from lightning_advreg.penalties.critic_in_training import due, evaluate_critic
 from lightning_advreg.penalties.in_training import watching
 from lightning_advreg.schedules import Schedule
@@ -30,7 +31,7 @@ class GANLosses(GANBase):
     auxiliary_on_generated: bool
     feature_matching: float
     top_k: float | Schedule
-    discriminator_augmentation: Callable[[Tensor], Tensor] | None
+    discriminator_augmentation: ImageFunction | None
     instance_noise: float
     instance_noise_images: int
     accumulate_grad_batches: int

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.augmentations import Augmentation
 from lightning_advreg.penalties.base import Coefficient, as_coefficient
 from lightning_advreg.penalties.critic import CriticPass, CriticPenalty, Which
+
+ImageFunction: TypeAlias = Callable[..., Any]
+"""From images to images; not ``Callable[[Tensor], Tensor]``, which jsonargparse takes for a way to build a Tensor."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Consistency(CriticPenalty):
 
     weight: Coefficient = 10.0
     _: KW_ONLY
-    augmentation: Augmentation | Callable[[Tensor], Tensor]
+    augmentation: Augmentation | ImageFunction
     balanced: bool = False
 
     def __post_init__(self) -> None:

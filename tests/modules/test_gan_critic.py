@@ -77,11 +77,10 @@ def test_no_pass_is_run_that_is_not_needed(penalties, precision, passes):
 
 
 def test_a_lazy_penalty_counts_steps_of_the_discriminator_also_after_a_restart(tmp_path):
-    settings = {"critic_penalties": [R1(1.0, every=3)], "n_critic": 2, "accumulate_grad_batches": 2}
     due = []
 
     def watched():
-        model = critic_gan(**settings)
+        model = critic_gan(critic_penalties=[R1(1.0, every=3)], n_critic=2, accumulate_grad_batches=2)
         penalty = model.critic_penalties["r1"]
         terms = penalty.terms
         object.__setattr__(penalty, "terms", lambda p: due.append(model.batches_seen) or terms(p))
