@@ -1,6 +1,6 @@
 """What classifiers and GANs do with penalties: bind them to a network, add them to a loss, log them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_advreg.modules.base import by_name
-from lightning_advreg.penalties import Penalty, TrainingPass
+from lightning_advreg.penalties import Penalty, PenaltyValue, TrainingPass
 from lightning_advreg.penalties.in_training import AnyPenalty, bind, counted_twice, evaluate
 
 
@@ -56,7 +56,7 @@ def gan_penalties(network: nn.Module, penalties: Sequence[AnyPenalty]) -> dict[s
     return bind(by_name(penalties), network)
 
 
-def states(penalties: Mapping[str, AnyPenalty]) -> PenaltyStates:
+def states(penalties: Mapping[str, object]) -> PenaltyStates:
     """Give the penalties that have a state.
 
     Example:
@@ -88,7 +88,24 @@ def add_penalties(
     Returns:
         The loss with them.
     """
-    for name, (value, raw) in evaluate(penalties, training_pass, epoch):
+    return add_values(module, prefix, evaluate(penalties, training_pass, epoch), loss)
+
+
+def add_values(
+    module: LightningModule, prefix: str, values: Iterable[tuple[str, PenaltyValue]], loss: Tensor
+) -> Tensor:
+    """Add values of penalties to a loss, and log them, as ``add_penalties`` does.
+
+    Args:
+        module: The module that logs.
+        prefix: What the names in the log begin with.
+        values: The values by name.
+        loss: The loss without them.
+
+    Returns:
+        The loss with them.
+    """
+    for name, (value, raw) in values:
         module.log(f"{prefix}/{name}", value.detach())
         if raw is not None:
             module.log(f"{prefix}/{name}_raw", raw.detach())

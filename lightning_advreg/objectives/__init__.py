@@ -5,7 +5,7 @@ from lightning_advreg.objectives.alp import ALP
 from lightning_advreg.objectives.average_over_attacks import AverageOverAttacks
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.objectives.free import FreeAT
-from lightning_advreg.objectives.gan import LSGAN, WGAN, GANLoss, Hinge, NonSaturating
+from lightning_advreg.objectives.gan import LSGAN, WGAN, GANLoss, Hinge, NonSaturating, RpGAN, Saturating
 from lightning_advreg.objectives.gat import GAT
 from lightning_advreg.objectives.gradalign import GradAlign
 from lightning_advreg.objectives.hat import HAT
@@ -38,4 +38,6 @@ __all__ = [
     "NuAT",
     "Objective",
     "ObjectiveOutput",
+    "RpGAN",
+    "Saturating",
 ]

@@ -29,7 +29,31 @@ class PenaltyValue(NamedTuple):
     raw: Tensor | None = None
 
 
-class Penalty(ABC):
+class Weighted:
+    """Terms with coefficients, which are fields: numbers or schedules.
+
+    Attributes:
+        coefficients: The names of the fields that hold coefficients, one for each term.
+    """
+
+    coefficients: ClassVar[tuple[str, ...]] = ("weight",)
+
+    def strengths(self, epoch: float) -> tuple[float, ...]:
+        """Give the coefficients at a moment of training.
+
+        Args:
+            epoch: The number of epochs before it, with its fraction.
+        """
+        return tuple(coefficient_at(getattr(self, name), name, epoch) for name in self.coefficients)
+
+    def weigh(self, terms: Sequence[Tensor], epoch: float = math.inf) -> PenaltyValue:
+        """Multiply raw terms, one for each coefficient, by their coefficients at an epoch, and add them up."""
+        pairs = list(zip(self.strengths(epoch), terms, strict=True))
+        value = sum((strength * term for strength, term in pairs[1:]), start=pairs[0][0] * pairs[0][1])
+        return PenaltyValue(value, sum((term.detach() for _, term in pairs[1:]), start=pairs[0][1].detach()))
+
+
+class Penalty(Weighted, ABC):
     """Soft regularisation: a differentiable term ``sum_i c_i r_i`` of the loss, with coefficients c and raw terms r.
 
     Coefficients are the fields named in ``coefficients``, numbers or schedules. In training they have the values of
@@ -37,13 +61,11 @@ class Penalty(ABC):
     unless it is given an ``epoch``.
 
     Attributes:
-        coefficients: The names of the fields that hold coefficients, one for each term.
         on_images: Whether it takes the images of a step, or the logits computed from them.
         double_backward: Whether a pass is differentiated twice, which compiled networks do not allow.
         eager: Whether the network is not to be compiled, for that reason or because layers are watched.
     """
 
-    coefficients: ClassVar[tuple[str, ...]] = ("weight",)
     on_images: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
     eager: ClassVar[bool] = False
@@ -59,22 +81,8 @@ class Penalty(ABC):
         """
         return self
 
-    def begin_(self, network: nn.Module) -> None:  # noqa: B027 most penalties remember nothing
+    def begin_(self, network: nn.Module) -> None:
         """Take what the penalty remembers of the first weights; once, and not in a run that continues."""
-
-    def strengths(self, epoch: float) -> tuple[float, ...]:
-        """Give the coefficients at a moment of training.
-
-        Args:
-            epoch: The number of epochs before it, with its fraction.
-        """
-        return tuple(coefficient_at(getattr(self, name), name, epoch) for name in self.coefficients)
-
-    def weigh(self, terms: Sequence[Tensor], epoch: float = math.inf) -> PenaltyValue:
-        """Multiply raw terms, one for each coefficient, by their coefficients at an epoch, and add them up."""
-        pairs = list(zip(self.strengths(epoch), terms, strict=True))
-        value = sum((strength * term for strength, term in pairs[1:]), start=pairs[0][0] * pairs[0][1])
-        return PenaltyValue(value, sum((term.detach() for _, term in pairs[1:]), start=pairs[0][1].detach()))
 
     @abstractmethod
     def terms_of(self, training_pass: TrainingPass) -> tuple[Tensor, ...]:

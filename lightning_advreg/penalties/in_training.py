@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_advreg.penalties.activity import ActivityL1
 from lightning_advreg.penalties.base import Penalty, PenaltyValue, WeightPenalty
+from lightning_advreg.penalties.critic import CriticPenalty
 from lightning_advreg.penalties.training_pass import TrainingPass
 
 AnyPenalty: TypeAlias = Penalty | Callable[[nn.Module], Tensor]
@@ -26,11 +27,16 @@ def bind(penalties: Mapping[str, P], network: nn.Module) -> dict[str, P]:
         network: The network that is to be trained.
 
     Raises:
-        TypeError: If one is neither a penalty nor a function.
+        TypeError: If one is neither a penalty nor a function, or is for the images of a GAN.
         ValueError: If one names parameters or layers that the network does not have.
     """
     bound: dict[str, Any] = {}
     for name, penalty in penalties.items():
+        if isinstance(penalty, CriticPenalty):
+            raise TypeError(
+                f"{type(penalty).__name__} is for the discriminator of a GAN, by its real and generated images; give "
+                "it as critic_penalties of GAN."
+            )
         if not (callable(penalty) or isinstance(penalty, Penalty)):
             raise TypeError(f"penalties must be penalties or functions from the network to a scalar, got {penalty!r}.")
         bound[name] = penalty.bound(network) if isinstance(penalty, Penalty) else penalty
@@ -90,14 +96,19 @@ def evaluate(
     network = training_pass.network
     for name, penalty in penalties.items():
         if not isinstance(penalty, Penalty):
-            yield name, PenaltyValue(_scalar(name, penalty(network)))
+            yield name, PenaltyValue(scalar(name, penalty(network)))
         elif penalty.double_backward and not any(penalty.strengths(epoch)):
             yield name, PenaltyValue(next(network.parameters(), torch.empty(0)).new_zeros(()))
         else:
             yield name, penalty.weigh(penalty.terms_of(training_pass), epoch)
 
 
-def _scalar(name: str, value: object) -> Tensor:
+def scalar(name: str, value: object) -> Tensor:
+    """Give what a function of the user's own computed back, after a look at it.
+
+    Raises:
+        TypeError: If it is no scalar tensor.
+    """
     if isinstance(value, Tensor) and value.dim() == 0:
         return value
     given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -44,7 +44,7 @@ def test_losses_of_both_steps_equal_their_formulas(loss):
     torch.manual_seed(1)
     loss_d = alone(model, "discriminator_loss", real)
     torch.manual_seed(2)
-    loss_g = alone(model, "generator_loss", 16)
+    loss_g = alone(model, "generator_loss", real)
     torch.manual_seed(1)
     fake = model.generator(torch.randn(16, 4))
     # in double precision, since 1 - sigmoid loses digits that softplus keeps

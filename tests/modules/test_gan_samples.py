@@ -6,9 +6,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg.callbacks import GeneratedSamples
+from lightning_advreg.modules.gan_verdict import judge
 from lightning_advreg.networks import DCGANDiscriminator, DCGANGenerator
 
-from .parts import FROZEN, SHAPE, AtBatches, alone, digits, discriminator, fit_gan, gan, plain_gan, trainer
+from .parts import FROZEN, SHAPE, AtBatches, digits, discriminator, fit_gan, gan, plain_gan, trainer
 
 
 class Seen(nn.Module):
@@ -86,8 +87,8 @@ def test_dropout_of_the_discriminator_is_on_in_training_and_off_in_validation():
     model.train()
     real = torch.rand(8, *SHAPE)
     torch.manual_seed(0)
-    first = alone(model, "_score", real)
-    assert not torch.equal(first, alone(model, "_score", real))
+    first = judge(model.discriminator, real, None).logits
+    assert not torch.equal(first, judge(model.discriminator, real, None).logits)
 
 
 def test_held_out_logits_equal_a_direct_computation():
