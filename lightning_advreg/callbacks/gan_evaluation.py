@@ -1,6 +1,7 @@
 """How good are the samples of a GAN?"""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lightning_advreg.callbacks.gan_real_images import RealImages
 from lightning_advreg.callbacks.gan_samples import SampleStream
 from lightning_advreg.callbacks.gan_training_images import training_images
 from lightning_advreg.callbacks.isolation import evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
-from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.callbacks.share import shares
 from lightning_advreg.metrics import (
     ClassAccuracy,
     FeatureExtractor,
@@ -27,8 +29,7 @@ from lightning_advreg.metrics import (
     ModeCount,
     PrecisionRecallDensityCoverage,
 )
-from lightning_advreg.metrics.gan_base import Origin
-from lightning_advreg.metrics.gan_reference import ImageChecksum, ReferenceFile
+from lightning_advreg.metrics.gan_reference import ReferenceFile
 
 
 class GANEvaluation(Callback):
@@ -95,13 +96,13 @@ class GANEvaluation(Callback):
         self.reference_dir = None if reference_dir is None else Path(reference_dir)
         self.batch_size = check_positive(batch_size, "batch_size")
         self.seed, self.progress = seed, progress
-        self._measured: dict[str, list[GenerationMetric]] = {}
-        self._real = _Real()
+        self._real: dict[str, RealImages] = {}
+        self._due = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the module can be sampled from, and that metrics get what they need."""
         SampleStream.check(pl_module, "GANEvaluation")
-        self._measured = {}
+        self._real, self._due = {}, False
         names: list[type] = []
         for metric in self._chosen(pl_module):
             if metric.needs_logits and self.extractor.num_classes is None:
@@ -109,9 +110,12 @@ class GANEvaluation(Callback):
                     f"{type(metric).__name__} needs an extractor that knows classes, and {self.extractor.name} does "
                     "not; use ClassifierFeatures, or leave the metric out."
                 )
-            if metric.needs_labels and SampleStream.classes_of(pl_module) is None:
+            classes = SampleStream.classes_of(pl_module)
+            if metric.needs_labels and classes != self.extractor.num_classes:
                 raise ValueError(
-                    f"{type(metric).__name__} needs a conditional generator, with num_classes; leave the metric out."
+                    f"{type(metric).__name__} needs a generator of the {self.extractor.num_classes} classes that "
+                    f"{self.extractor.name} knows, got num_classes={classes}; leave the metric out, or take another "
+                    "extractor."
                 )
             names.append(type(metric))
         others: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -131,7 +135,7 @@ class GANEvaluation(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare for real images, if this epoch is due."""
-        self._real = _Real()
+        self._due = False
         if not trainer.sanity_checking and (trainer.state.fn != "fit" or due(trainer, self.every_n_epochs)):
             self._start(trainer, pl_module, "val")
 
@@ -149,7 +153,7 @@ class GANEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Look at the real images, if they are not known yet."""
-        self._see(pl_module, "val", batch, dataloader_idx)
+        self._see("val", batch, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -161,11 +165,11 @@ class GANEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Look at the real images, if they are not known yet."""
-        self._see(pl_module, "test", batch, dataloader_idx)
+        self._see("test", batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sample, measure and log, early enough for callbacks that monitor."""
-        if self._real.share is not None:
+        if self._due:
             self._evaluate(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -174,7 +178,7 @@ class GANEvaluation(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of what is known of the images, and give the device its memory back."""
-        self._measured, self._real = {}, _Real()
+        self._real, self._due = {}, False
         self.extractor.to("cpu")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -182,81 +186,45 @@ class GANEvaluation(Callback):
         self.teardown(trainer, pl_module, "")
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._real = real = _Real()
-        real.share = shares(trainer, self.num_real)[0]
+        self._due = True
+        if stage in self._real and self._real[stage].finished:
+            return
         # outside inference mode, whose tensors could not be used elsewhere
         with torch.inference_mode(False):
             self.extractor.to(pl_module.device)
-            real.checksum = ImageChecksum().to(pl_module.device)
-            if stage in self._measured:
-                real.known = True
-                return
-            self._measured[stage] = [metric.clone().to(pl_module.device) for metric in self._chosen(pl_module)]
-            for metric in self._measured[stage]:
-                metric.reset()
+            metrics = [copy.deepcopy(metric).to(pl_module.device) for metric in self._chosen(pl_module)]
+            self._real[stage] = RealImages(
+                self.extractor, metrics, self.reference, shares(trainer, self.num_real)[0], pl_module.device
+            )
             if self.reference_dir is not None:
-                real.file = ReferenceFile(
-                    self.reference_dir, _name_of_data(trainer), f"{stage}_{self.reference}", self.extractor.name
-                )
-                real.stored = real.file.load(self._measured[stage], trainer.global_rank, trainer.world_size)
-                real.known = real.stored is not None
+                data = getattr(trainer, "datamodule", None)
+                name = "loader" if data is None else type(data).__name__
+                file = ReferenceFile(self.reference_dir, name, f"{stage}_{self.reference}", self.extractor.name)
+                self._real[stage].read(file, trainer.global_rank, trainer.world_size)
 
-    def _see(self, pl_module: pl.LightningModule, stage: str, batch: object, dataloader_idx: int) -> None:
-        real = self._real
-        # once known, real images are looked at again only where a file has to be checked against them
-        if real.share is None or dataloader_idx > 0 or (real.known and real.file is None):
-            return
-        x, y = images_and_labels(batch, "GANEvaluation")
-        counted = real.share.take(len(x))
-        if counted == 0:
-            return
-        with evaluation(pl_module, x.device), torch.no_grad():
-            x, y = x[:counted].clone(), y[:counted].clone()
-            self._take(stage, x, y, ("held_out",) if self.reference == "train" else ("held_out", "real"))
-
-    def _take(self, stage: str, x: Tensor, y: Tensor, origins: Sequence[Origin]) -> None:
-        wanted = [
-            (metric, origin) for metric in self._measured[stage] for origin in origins if origin in metric.origins
-        ]
-        if not wanted:
-            return
-        self._real.checksum.update(x)
-        if not self._real.known:
-            seen = self.extractor(x, y)
-            for metric, origin in wanted:
-                metric.update(seen, origin)
+    def _see(self, stage: str, batch: object, dataloader_idx: int) -> None:
+        if self._due and dataloader_idx == 0 and not self._real[stage].finished:
+            x, y = images_and_labels(batch, "GANEvaluation")
+            self._real[stage].see(x, y)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        measured, device = self._measured[stage], pl_module.device
+        self._due, real = False, self._real[stage]
         shown = self.progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
-        with evaluation(pl_module, device), torch.no_grad():
-            self._finish_reference(trainer, stage, device)
-            for metric in measured:
+        logged: dict[str, Tensor] = {}
+        with evaluation(pl_module, pl_module.device), torch.no_grad():
+            if not real.finished:
+                if real.needs_training_images:
+                    for x, y in training_images(trainer, self.batch_size, self.num_real):
+                        real.see_training(x.to(pl_module.device), y.to(pl_module.device))
+                real.finish(write=trainer.is_global_zero)
+            for metric in real.metrics:
                 metric.forget_generated()
-            self._sample(trainer, pl_module, measured, shown)
-            logged: dict[str, Tensor] = {}
-            for metric in measured:
+            self._sample(trainer, pl_module, real.metrics, shown)
+            for metric in real.metrics:
                 logged |= metric.figures(inception=self.extractor.is_inception)
-        self._real = _Real()
         for name, value in logged.items():
             # every process has computed the same
             pl_module.log(f"{stage}/gan/{self.extractor.name}/{name}", value.float(), batch_size=1)
-
-    def _finish_reference(self, trainer: pl.Trainer, stage: str, device: torch.device) -> None:
-        real, origins = self._real, {origin for metric in self._measured[stage] for origin in metric.origins}
-        if real.known and real.file is None:
-            return
-        if "train" in origins or (self.reference == "train" and "real" in origins):
-            of_train: tuple[Origin, ...] = ("train",) if self.reference == "held_out" else ("train", "real")
-            for x, y in training_images(trainer, self.batch_size, self.num_real):
-                self._take(stage, x.to(device), y.to(device), of_train)
-        if real.file is None:
-            return
-        seen = real.checksum.compute()
-        if real.stored is None:
-            real.file.save(self._measured[stage], seen, write=trainer.is_global_zero)
-        else:
-            real.file.check(real.stored, seen)
 
     def _sample(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, metrics: Sequence[GenerationMetric], shown: bool
@@ -287,19 +255,3 @@ class GANEvaluation(Callback):
             if SampleStream.classes_of(pl_module) is not None:
                 chosen += [ClassAccuracy()]
         return chosen
-
-
-class _Real:
-    """Where the real images of one validation or test stand."""
-
-    def __init__(self) -> None:
-        self.share: Share | None = None
-        self.checksum = ImageChecksum()
-        self.known = False
-        self.file: ReferenceFile | None = None
-        self.stored: Mapping[str, int] | None = None
-
-
-def _name_of_data(trainer: pl.Trainer) -> str:
-    data = getattr(trainer, "datamodule", None)
-    return "loader" if data is None else type(data).__name__

@@ -33,5 +33,4 @@ def training_images(trainer: pl.Trainer, batch_size: int, limit: int | None) -> 
     count = len(train_set) if limit is None else min(limit, len(train_set))
     mine = range(trainer.global_rank, count, trainer.world_size)
     # plain places in the set: our data sets augment only what comes with the seed of an augmentation
-    for x, y in DataLoader(Subset(train_set, mine), batch_size=batch_size):
-        yield x, y
+    yield from DataLoader(Subset(train_set, mine), batch_size=batch_size)

@@ -12,8 +12,8 @@ class InterpolationSmoothness(GenerationMetric):
     """The squared speed of features along paths between noise vectors: perceptual path length.
 
     ``E ||f(G(z_t)) - f(G(z_{t + eps}))||^2 / eps^2``, over pairs of noise vectors and ``t`` uniform in [0, 1] (Karras
-    et al. 2019, eq. 2, with the features of our extractor for those of VGG). Low is smooth; 0 is a generator that ignores
-    its noise. Images are not rounded to 8 bits, in which neighbours on a path are the same.
+    et al. 2019, eq. 2, with the features of our extractor for those of VGG). Low is smooth; 0 is a generator that
+    ignores its noise. Images are not rounded to 8 bits, in which neighbours on a path are the same.
 
     Args:
         eps: The step along the path. The paper has 1e-4, at which the rounding of float32 shows.
@@ -58,6 +58,8 @@ class InterpolationSmoothness(GenerationMetric):
             The points at ``t`` and at ``t + eps``.
         """
         between = slerp if self.spherical else _lerp
+        # float32 would round eps away
+        t = t.double()
         return between(start, end, t), between(start, end, t + self.eps)
 
     def update(self, seen: Features, origin: Origin, neighbours: Features | None = None) -> None:
@@ -106,4 +108,4 @@ def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
 
 
 def _lerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    return torch.lerp(start, end, t[:, None].to(start.dtype))
+    return torch.lerp(start.double(), end.double(), t[:, None].double()).to(start.dtype)

@@ -26,7 +26,7 @@ class ImageChecksum(Metric):
     Example:
         >>> checksum = ImageChecksum()
         >>> checksum.update(torch.rand(3, 1, 4, 4))
-        >>> checksum.compute()["images"]
+        >>> checksum.compute()[0]
         3
     """
 
@@ -48,9 +48,9 @@ class ImageChecksum(Metric):
         self.total = self.total + (mixed * mixed + mixed).sum()
         self.images = self.images + len(pixels)
 
-    def compute(self) -> dict[str, int]:
-        """Give the number of ``images`` and their ``checksum``, plain integers."""
-        return {"images": int(self.images), "checksum": int(self.total)}
+    def compute(self) -> list[int]:
+        """Give the number of images and their checksum, plain integers."""
+        return [int(self.images), int(self.total)]
 
 
 class ReferenceFile:
@@ -71,16 +71,16 @@ class ReferenceFile:
         >>> distance = FrechetDistance()
         >>> distance.update(Features(torch.rand(4, 2)), "real")
         >>> file = ReferenceFile(tempfile.mkdtemp(), "Digits", "val", "pixels")
-        >>> file.save([distance], {"images": 4, "checksum": 7})
+        >>> file.save([distance], {"held_out": [4, 77]})
         >>> file.load([FrechetDistance()])
-        {'images': 4, 'checksum': 7}
+        {'held_out': [4, 77]}
     """
 
     def __init__(self, folder: str | Path, data: str, split: str, extractor: str) -> None:
         self.path = Path(folder, f"{data}-{split}-{extractor}.npz").absolute()
         self._of = {"format": _FORMAT, "data": data, "split": split, "extractor": extractor}
 
-    def load(self, metrics: Sequence[GenerationMetric], rank: int = 0, size: int = 1) -> dict[str, int] | None:
+    def load(self, metrics: Sequence[GenerationMetric], rank: int = 0, size: int = 1) -> dict[str, list[int]] | None:
         """Give metrics what is known of the real images.
 
         Args:
@@ -89,8 +89,8 @@ class ReferenceFile:
             size: The number of processes, among which the reference is shared out.
 
         Returns:
-            The number and the checksum of the images, or None, if there is no file, or it knows less than the metrics
-            need.
+            Number and checksum of the images of each origin, or None, if there is no file or it knows less than the
+            metrics need.
 
         Raises:
             ValueError: If the file is damaged, or of other data, another split or another extractor.
@@ -106,8 +106,8 @@ class ReferenceFile:
         for name, value in self._of.items():
             if key.get(name) != value:
                 raise ValueError(
-                    f"{self.path} holds statistics of another {name}, {key.get(name)!r} instead of {value!r}; delete it, "
-                    "or give another folder."
+                    f"{self.path} holds statistics of another {name}, {key.get(name)!r} instead of {value!r}; delete "
+                    "it, or give another folder."
                 )
         wanted = [
             (metric, {state: f"{name}/{state}" for state in metric.reference()}) for name, metric in _named(metrics)
@@ -118,17 +118,20 @@ class ReferenceFile:
             metric.load_reference_(
                 {state: torch.from_numpy(arrays[array]) for state, array in states.items()}, rank, size
             )
-        return {"images": int(key["images"]), "checksum": int(key["checksum"])}
+        stored: dict[str, list[int]] = key["images"]
+        return stored
 
-    def save(self, metrics: Sequence[GenerationMetric], seen: Mapping[str, int], *, write: bool = True) -> None:
+    def save(
+        self, metrics: Sequence[GenerationMetric], seen: Mapping[str, Sequence[int]], *, write: bool = True
+    ) -> None:
         """Write what metrics know of the real images; every process must call this.
 
         Args:
             metrics: The metrics.
-            seen: The number and the checksum of the images, as :class:`ImageChecksum` gives them.
+            seen: Number and checksum of the images of each origin, as :class:`ImageChecksum` gives them.
             write: Whether this process is the one that writes.
         """
-        arrays: dict[str, np.ndarray] = {_KEY: np.array(json.dumps({**self._of, **seen}))}
+        arrays: dict[str, np.ndarray] = {_KEY: np.array(json.dumps({**self._of, "images": dict(seen)}))}
         for name, metric in _named(metrics):
             with metric.sync_context():
                 for state, value in metric.reference().items():
@@ -140,17 +143,22 @@ class ReferenceFile:
             # as a whole or not at all
             half.replace(self.path)
 
-    def check(self, stored: Mapping[str, int], seen: Mapping[str, int]) -> None:
+    def check(self, stored: Mapping[str, Sequence[int]], seen: Mapping[str, Sequence[int]]) -> None:
         """Check that a file is of the images that were seen.
+
+        Args:
+            stored: What :meth:`load` gave.
+            seen: Number and checksum of the images of each origin in this run.
 
         Raises:
             ValueError: If it is of others.
         """
-        if dict(stored) != dict(seen):
-            raise ValueError(
-                f"{self.path} holds statistics of {stored['images']} other images than the {seen['images']} of this run "
-                "(their checksums differ); delete it, or give another folder for these data."
-            )
+        for origin, (images, checksum) in seen.items():
+            if list(stored.get(origin, ())) != [images, checksum]:
+                raise ValueError(
+                    f"{self.path} is of other {origin} images than the {images} of this run: their number or their "
+                    "checksum differs; delete it, or give another folder for these data."
+                )
 
 
 def _named(metrics: Sequence[GenerationMetric]) -> list[tuple[str, GenerationMetric]]:
