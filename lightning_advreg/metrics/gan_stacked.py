@@ -10,7 +10,7 @@ class StackedFeatures(FeatureExtractor):
 
     With ``C`` channels of ``K`` classes there are ``K ** C`` classes: three stacked digits make 1000 modes (Metz et al.
     2017), of which :class:`ModeCount` tells how many a generator makes. Class ``(a, b, c)`` is number ``a K^2 + b K +
-    c``, as in :class:`~lightning_advreg.data.StackedDigitsDataModule`.
+    c``, as in :class:`~lightning_advreg.data.StackedMNISTDataModule`.
 
     Args:
         extractor: Of grey images, with classes.
