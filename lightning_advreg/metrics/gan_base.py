@@ -9,7 +9,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_advreg.metrics.gan_features import Features
-from lightning_advreg.recorded import Recorded
 
 Origin: TypeAlias = Literal["real", "generated", "train", "held_out"]
 """Where images come from: the real ones that generated ones are compared with, or, where a metric tells them apart, the
@@ -18,7 +17,7 @@ images that the generator was trained on and those kept from it."""
 _GENERATED = "generated_"
 
 
-class GenerationMetric(Recorded, Metric, ABC):
+class GenerationMetric(Metric, ABC):
     """A figure for generated images, from the features of an extractor.
 
     States are named after the origin of what they hold, so that the reference may stay while the generator changes:

@@ -42,8 +42,8 @@ class ClassifierFeatures(FeatureExtractor):
     def __init__(self, classifier: nn.Module | str | Path, layer: str | None = None) -> None:
         super().__init__()
         module = classifier if isinstance(classifier, nn.Module) else _load(Path(classifier))
-        # of a LightningModule the network alone: the rest cannot always be copied
-        network = getattr(module, "network", module)
+        # of our LightningModules the network alone, since the rest cannot always be copied
+        network = getattr(module, "network", module) if hasattr(module, "load_from_checkpoint") else module
         self.network: nn.Module = copy.deepcopy(network).requires_grad_(False)
         head, self.num_classes = _head(self.network, layer)
         self.name = f"{type(network).__name__}-{hash_of_weights(network, layer or '')}"

@@ -61,7 +61,14 @@ class ClasswiseFrechetDistance(GenerationMetric):
         """Give the mean over classes and the distance of each class ``k`` as ``frechet_class_<k>``, in float64.
 
         A class with fewer than two real or generated images has NaN, and is left out of the mean.
+
+        Raises:
+            ValueError: If there are no real or no generated images at all.
         """
+        if min(self.real_count.numel(), self.generated_count.numel()) == 0:
+            raise ValueError(
+                "ClasswiseFrechetDistance has seen no images of one kind; give it real and generated ones."
+            )
         count, other_count = self.real_count.tolist(), self.generated_count.tolist()
         distances = []
         for k, enough in enumerate(min(a, b) >= 2 for a, b in zip(count, other_count, strict=True)):

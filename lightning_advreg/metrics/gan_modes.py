@@ -57,7 +57,14 @@ class ModeCount(GenerationMetric):
         setattr(self, f"{origin}_counts", counts.index_add(0, classes, torch.ones_like(classes)))
 
     def compute(self) -> dict[str, Tensor]:
-        """Give ``modes``, an int64 scalar, and ``mode_kl``, a float64 one, infinite where a class is new."""
+        """Give ``modes``, an int64 scalar, and ``mode_kl``, a float64 one, infinite where a class is new.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        for origin in self.origins:
+            if getattr(self, f"{origin}_counts").numel() == 0:
+                raise ValueError(f"ModeCount has seen no {origin} images; give it some.")
         counts = self.generated_counts
         p = counts.double() / counts.sum()
         q = torch.full_like(p, 1 / max(len(p), 1))

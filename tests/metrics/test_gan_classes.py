@@ -123,6 +123,8 @@ def test_bad_input_is_named():
         ClassAccuracy().update(of_classes([0]), "generated")
     with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
         InceptionScore(splits=0)
+    with pytest.raises(ValueError, match="ModeCount has seen no generated images"):
+        ModeCount().compute()
     score = InceptionScore(splits=3)
     score.update(of_classes([0, 1]), "generated")
     with pytest.raises(ValueError, match="3 splits need as many images, got 2"):

@@ -84,6 +84,25 @@ def test_from_a_checkpoint(tmp_path):
         ClassifierFeatures(tmp_path / "missing.ckpt")
 
 
+class Darker(nn.Module):
+    """A wrapper that does something to images."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x / 2)
+
+
+def test_a_wrapper_is_not_taken_off():
+    network = conv()
+    assert torch.equal(
+        ClassifierFeatures(Darker(network))(X).features,
+        ClassifierFeatures(network)((X * 255).round() / 255 / 2, rounded=False).features,
+    )
+
+
 class Detour(nn.Module):
     """Its last linear layer is not used."""
 
