@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import default_collate
 
 
 def training_images(trainer: pl.Trainer, batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -33,4 +33,12 @@ def training_images(trainer: pl.Trainer, batch_size: int, limit: int | None) -> 
     count = len(train_set) if limit is None else min(limit, len(train_set))
     mine = range(trainer.global_rank, count, trainer.world_size)
     # plain places in the set: our data sets augment only what comes with the seed of an augmentation
-    yield from DataLoader(Subset(train_set, mine), batch_size=batch_size)
+    for first in range(0, len(mine), batch_size):
+        places = list(mine[first : first + batch_size])
+        if hasattr(train_set, "__getitems__"):
+            batch = train_set.__getitems__(places)
+            # ours give a whole batch, others a list of images and labels
+            x, y = default_collate(batch) if isinstance(batch, list) else batch
+        else:
+            x, y = default_collate([train_set[place] for place in places])
+        yield x, y

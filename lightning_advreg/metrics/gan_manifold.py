@@ -16,9 +16,9 @@ class PrecisionRecallDensityCoverage(GenerationMetric):
 
     - ``precision``: the share of generated images in the ball of some real image (Kynkäänniemi et al. 2019, eq. 2).
     - ``recall``: the share of real images in the ball of some generated image (the same with the kinds exchanged).
-    - ``density``: in how many balls of real images a generated image lies, by k, on average (Naeem et al. 2020, eq. 4);
-      may be above 1, and does not count one outlier's large ball as much.
-    - ``coverage``: the share of real images whose ball holds a generated image (Naeem et al. 2020, eq. 5).
+    - ``density``: in how many balls of real images a generated image lies, by k, on average (Naeem et al. 2020, section
+      3); may be above 1, and does not count one outlier's large ball as much.
+    - ``coverage``: the share of real images whose ball holds a generated image (the same).
 
     Compare figures of equally many images. States hold all features, joined over processes; distances are computed a
     thousand images at a time.

@@ -1,16 +1,19 @@
 """Measuring a GAN in validation and test."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from lightning_advreg import RegularizedClassifier
 from lightning_advreg.callbacks import GANEvaluation
 from lightning_advreg.callbacks.gan_samples import SampleStream
+from lightning_advreg.callbacks.gan_training_images import training_images
 from lightning_advreg.metrics import (
     ClassAccuracy,
     ClassifierFeatures,
@@ -282,3 +285,18 @@ def test_a_run_without_validation_is_told():
     run = trainer(callbacks=[callback()], limit_val_batches=0, limit_train_batches=1)
     with pytest.warns(UserWarning, match="measures at the end of validation, and this run has none"):
         run.fit(gan(), datamodule=digits())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_training_images_of_a_foreign_data_module(whole):
+    x, y = torch.rand(7, 1, 2, 2), torch.arange(7)
+    items = TensorDataset(x, y)
+    if whole:
+        items.__getitems__ = lambda places: [items[place] for place in places]
+    data = SimpleNamespace(train_set=items)
+    given = [
+        list(training_images(SimpleNamespace(datamodule=data, global_rank=rank, world_size=2), 2, 6)) for rank in (0, 1)
+    ]
+    assert [labels.tolist() for _, labels in given[0]] == [[0, 2], [4]]
+    assert [labels.tolist() for _, labels in given[1]] == [[1, 3], [5]]
+    assert torch.equal(given[1][0][0], x[[1, 3]])

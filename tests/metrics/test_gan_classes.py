@@ -110,6 +110,7 @@ def test_slerp_begins_and_ends_where_it_should_and_goes_straight_where_there_is_
     torch.testing.assert_close(slerp(a, 3 * a, torch.full((1,), 0.5)), 2 * a)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="against must be 'uniform' or 'real', got 'data'"):
         ModeCount("data")

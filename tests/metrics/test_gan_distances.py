@@ -194,6 +194,7 @@ def test_copies_are_found_and_new_images_are_not():
     assert copied["nearest_ratio"] < 0.01 and copied["nearest_share"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"FrechetDistance takes images of the origins real, generated, got 'train'"):
         FrechetDistance().update(Features(torch.zeros(2, 2)), "train")
