@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from lightning_advreg import GAN, RegularizedClassifier
+from lightning_advreg import GAN
+from lightning_advreg.metrics import ClassAccuracy, ClassifierFeatures, ModeCount
 from lightning_advreg.reporting import image_grid, markdown_table, save_image
 
 
@@ -19,28 +20,33 @@ def main() -> None:
     """Count, and draw the samples of the fixed noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gan", type=Path, required=True, help="checkpoint of a GAN")
-    parser.add_argument("--classifier", type=Path, required=True, help="checkpoint of a RegularizedClassifier")
+    parser.add_argument("--classifier", type=Path, required=True, help="checkpoint of a classifier of this library")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--grid", type=Path, default=None, help="where to draw the samples of the fixed noise")
     options = parser.parse_args()
     gan = GAN.load_from_checkpoint(options.gan, map_location="cpu").eval()
-    classifier = RegularizedClassifier.load_from_checkpoint(options.classifier, map_location="cpu").eval()
+    extractor = ClassifierFeatures(options.classifier)
+    classes = getattr(gan.generator, "num_classes", None)
+    metrics = [ModeCount()] if classes is None else [ModeCount(), ClassAccuracy()]
     torch.manual_seed(options.seed)
+    asked = None if classes is None else torch.arange(options.samples) % classes
     with torch.no_grad():
-        noise = torch.randn(options.samples, gan.latent_dim)
-        images = torch.cat([gan.sample(part) for part in noise.split(500)]).mul(255).round().div(255)
-        probabilities = torch.cat([classifier(part).softmax(1) for part in images.split(500)])
-    counts = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
-    shares = counts / counts.sum()
-    divergence = (shares * (shares * len(counts)).clamp(min=1e-12).log()).sum()
-    print(markdown_table([{"class": str(index), "samples": int(count)} for index, count in enumerate(counts)]))
-    print(
-        f"\n{int((counts > 0).sum())} of {len(counts)} classes, KL from uniform {divergence:.3f} nats, "
-        f"mean confidence {probabilities.amax(1).mean():.3f}, {options.samples} samples"
-    )
+        for part in torch.randn(options.samples, gan.latent_dim).split(500):
+            labels, asked = (None, None) if asked is None else (asked[: len(part)], asked[len(part) :])
+            seen = extractor(gan.sample(part) if labels is None else gan.sample(part, labels), labels)
+            for metric in metrics:
+                metric.update(seen, "generated")
+    counts = metrics[0].generated_counts.tolist()
+    print(markdown_table([{"class": str(index), "samples": count} for index, count in enumerate(counts)]))
+    figures = {name: value.item() for metric in metrics for name, value in metric.figures().items()}
+    found = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    print(f"\n{extractor.name}: {found}; {options.samples} samples of {len(counts)} classes, mode_kl in nats")
     if options.grid is not None:
-        save_image(image_grid(gan.sample(gan.fixed_latent), columns=8), options.grid)
+        fixed = (
+            [gan.fixed_latent] if classes is None else [gan.fixed_latent, torch.arange(len(gan.fixed_latent)) % classes]
+        )
+        save_image(image_grid(gan.sample(*fixed), columns=8), options.grid)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
+from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
@@ -21,6 +22,7 @@ __all__ = [
     "BatchAugmentation",
     "ConvergenceMonitor",
     "DropoutAblation",
+    "GANEvaluation",
     "GeneratedSamples",
     "NormAblation",
     "RobustAccuracy",

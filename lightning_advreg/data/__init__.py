@@ -6,6 +6,7 @@ from lightning_advreg.data.base import ImageDataModule
 from lightning_advreg.data.digits import DigitsDataModule
 from lightning_advreg.data.folders import ImageFolderDataModule
 from lightning_advreg.data.resident import ResidentLoader
+from lightning_advreg.data.stacked import StackedMNISTDataModule
 from lightning_advreg.data.torchvision_sets import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -24,4 +25,5 @@ __all__ = [
     "MNISTDataModule",
     "RandomCropFlip",
     "ResidentLoader",
+    "StackedMNISTDataModule",
 ]
