@@ -53,13 +53,15 @@ def evaluating(folder, known):
 def test_two_processes_measure_what_one_does(tmp_path):
     """Whether they extract the reference and write it, or read what one process has written."""
     torch.manual_seed(0)
-    model, data = gan(), digits(val_size=33)
+    model = gan()
     known = tmp_path / "known"
     callbacks = evaluating(tmp_path / "one", known)
-    (expected,) = trainer(callbacks=callbacks).validate(model, datamodule=data, verbose=False)
+    (expected,) = trainer(callbacks=callbacks).validate(model, datamodule=digits(val_size=33), verbose=False)
     expected = {name: value for name, value in expected.items() if "/gan/" in name}
     callbacks = [*evaluating(tmp_path / "two", known), WriteMetrics(tmp_path)]
-    trainer(callbacks=callbacks, strategy="ddp_spawn", devices=2).validate(model, datamodule=data, verbose=False)
+    trainer(callbacks=callbacks, strategy="ddp_spawn", devices=2).validate(
+        model, datamodule=digits(val_size=33), verbose=False
+    )
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6, nan_ok=True)
