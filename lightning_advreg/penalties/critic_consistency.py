@@ -38,7 +38,7 @@ class Consistency(CriticPenalty):
         >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
         >>> _ = torch.nn.init.constant_(critic[1].weight, 1.0)
         >>> x = torch.zeros(3, 1, 2, 2)
-        >>> Consistency(10.0, augmentation=lambda images: images + 0.25)(critic, x, x).item()
+        >>> round(Consistency(10.0, augmentation=lambda images: images + 0.25)(critic, x, x).item(), 3)
         10.0
     """
 
