@@ -12,7 +12,14 @@ from torch.optim import Adam
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.classifier import Batch
-from lightning_advreg.modules.gan_checks import at_least, auxiliary_weight_of, check_split, positive_or_none, share_of
+from lightning_advreg.modules.gan_checks import (
+    at_least,
+    auxiliary_weight_of,
+    check_split,
+    one_of,
+    positive_or_none,
+    share_of,
+)
 from lightning_advreg.modules.gan_losses import GANLosses
 from lightning_advreg.modules.limits import Limits, check_apart
 from lightning_advreg.modules.penalties import gan_penalties, states
@@ -160,8 +167,10 @@ class GAN(GANLosses):
         self.optimizers_of = {"d": discriminator_optimizer or _ADAM, "g": generator_optimizer or _ADAM}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
         self.n_critic = at_least(n_critic, 1, "n_critic")
-        self.auxiliary_weight = auxiliary_weight_of(auxiliary_weight, discriminator, self.num_classes)
         self.auxiliary_on_generated = auxiliary_on_generated
+        self.auxiliary_weight = auxiliary_weight_of(
+            auxiliary_weight, discriminator, self.num_classes, on_generated=auxiliary_on_generated
+        )
         self.feature_matching = to_float(feature_matching, "feature_matching", minimum=0)
         self.top_k = share_of(top_k, "top_k")
         self.discriminator_augmentation = discriminator_augmentation
@@ -169,18 +178,16 @@ class GAN(GANLosses):
         self.instance_noise_images = at_least(instance_noise_images, 1, "instance_noise_images")
         self.accumulate_grad_batches = at_least(accumulate_grad_batches, 1, "accumulate_grad_batches")
         self.gradient_clip_val = positive_or_none(gradient_clip_val, "gradient_clip_val")
-        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.gradient_clip_algorithm = one_of(gradient_clip_algorithm, ("norm", "value"), "gradient_clip_algorithm")
         if self._split:
             check_split(discriminator, "feature_matching" if self.feature_matching else "an auxiliary classifier")
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self._limits(name[0]).check(network, name)
-        self._window: list[tuple[Tensor, Tensor | None]] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the discriminator, and every ``n_critic``-th time the generator."""
         real, y = self.read(batch)
         if batch_idx == 0:
-            self._window = []
             self.check_batch(real, y)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))

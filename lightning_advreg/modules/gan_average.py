@@ -36,7 +36,7 @@ def follow_(average: nn.Module, current: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def take_standing_statistics_(generator: nn.Module, latent_dim: int, num_classes: int | None, batches: int) -> None:
-    """Replace the running statistics of BatchNorm by the means over batches of noise (Brock et al. 2019, appendix C.1).
+    """Replace the running statistics of BatchNorm by the means over batches of noise (Brock et al. 2019).
 
     The noise comes from a stream of its own, the same each time, so that the statistics follow from the weights alone
     and no other random numbers are drawn. Layers other than BatchNorm run as in evaluation.

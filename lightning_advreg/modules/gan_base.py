@@ -82,6 +82,8 @@ class GANBase(CheckpointedModule):
             "fixed_labels", None if self.num_classes is None else torch.arange(num_fixed) % self.num_classes
         )
         self.batches_seen = self.images_seen = self.generator_steps = self.discriminator_steps = 0
+        # the batches of the steps that are being accumulated
+        self._window: list[tuple[Tensor, Tensor | None]] = []
         self._statistics_stand = False
         self.register_load_state_dict_post_hook(_forget_statistics)
 
@@ -166,6 +168,7 @@ class GANBase(CheckpointedModule):
     def on_fit_start(self) -> None:
         """Make the first weights meet the hard limits, and start the average at them."""
         super().on_fit_start()
+        self._window = []
         # callbacks may have changed layers since the module was built
         check_critic(self.critic_penalties, self.discriminator)
         # the weights of a checkpoint meet them already, and rounding would move them

@@ -1,5 +1,7 @@
 """Checks of what a GAN is given."""
 
+from collections.abc import Sequence
+
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -76,17 +78,20 @@ def classes_of(network: nn.Module) -> int | None:
     return found if isinstance(found, int) and found > 1 else None
 
 
-def auxiliary_weight_of(given: Number | None, discriminator: nn.Module, num_classes: int | None) -> float:
+def auxiliary_weight_of(
+    given: Number | None, discriminator: nn.Module, num_classes: int | None, *, on_generated: bool
+) -> float:
     """Give the weight of the auxiliary classifier: 1 where there is one, unless another is given.
 
     Raises:
         ValueError: If it is negative, or there is no auxiliary classifier, or nothing for it to tell.
     """
     has = hasattr(discriminator, "classify")
-    if given is not None and not has:
+    if (given is not None or on_generated) and not has:
+        setting = "auxiliary_on_generated" if given is None else f"auxiliary_weight={given}"
         raise ValueError(
-            f"auxiliary_weight={given} needs a discriminator with an auxiliary classifier, a method "
-            f"classify(features), which {type(discriminator).__name__} has not; leave auxiliary_weight out."
+            f"{setting} needs a discriminator with an auxiliary classifier, a method classify(features), which "
+            f"{type(discriminator).__name__} has not; leave it out."
         )
     if has and num_classes is None:
         raise ValueError(
@@ -123,6 +128,17 @@ def share_of(value: Number | Schedule, name: str) -> float | Schedule:
     if share == 0:
         raise ValueError(f"{name} must be more than 0, got {value!r}; 1 keeps all images.")
     return share
+
+
+def one_of(value: str, allowed: Sequence[str], name: str) -> str:
+    """Give a name back.
+
+    Raises:
+        ValueError: If it is none of those allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+    return value
 
 
 def positive_or_none(value: Number | None, name: str) -> float | None:

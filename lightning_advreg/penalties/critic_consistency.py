@@ -20,7 +20,7 @@ ImageFunction: TypeAlias = Callable[..., Any]
 class Consistency(CriticPenalty):
     """The consistency of a discriminator under augmentations T, ``weight * E (D(x) - D(T(x)))^2``.
 
-    CR of Zhang et al. (2020, eq. 2), on real images; balanced, bCR of Zhao et al. (2021, section 3.1), the same term of
+    CR of Zhang et al. (2020), on real images; balanced, bCR of Zhao et al. (2021), the same term of
     generated images is added. The loss itself sees images without T. It takes the logits that the step has, and one
     pass more for the augmented images of each kind, in the precision of the step; differences are float32.
 
@@ -38,7 +38,7 @@ class Consistency(CriticPenalty):
         >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
         >>> _ = torch.nn.init.constant_(critic[1].weight, 1.0)
         >>> x = torch.zeros(3, 1, 2, 2)
-        >>> Consistency(10.0, augmentation=lambda images: images + 0.25)(critic, x, x).item()
+        >>> round(Consistency(10.0, augmentation=lambda images: images + 0.25)(critic, x, x).item(), 3)
         10.0
     """
 

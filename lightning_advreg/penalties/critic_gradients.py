@@ -55,7 +55,7 @@ class GradientPenalty(_WeightedGradient):
 class ZeroCenteredGradientPenalty(_WeightedGradient):
     """The zero-centred gradient penalty ``weight * E ||grad D(u x + (1 - u) G(z))||_2^2``.
 
-    0-GP of Thanh-Tung et al. (2019, section 4). As ``GradientPenalty``, but gradients are pulled to 0, which they are
+    0-GP of Thanh-Tung et al. (2019). As ``GradientPenalty``, but gradients are pulled to 0, which they are
     where real and generated images agree; so that training can come to rest there.
 
     Args:
@@ -81,7 +81,7 @@ class ZeroCenteredGradientPenalty(_WeightedGradient):
 class DRAGAN(_WeightedGradient):
     """The gradient penalty around real images, ``weight * E (||grad D(x + d)||_2 - 1)^2``.
 
-    Kodali et al. (2017, section 2.3): ``d`` is Gaussian, so that images are moved to either side alike; its standard
+    Kodali et al. (2017): ``d`` is Gaussian, so that images are moved to either side alike; its standard
     deviation is ``noise`` times that of the batch's pixels. Adding uniform noise in [0, 1], as widely copied, would
     only brighten images.
 

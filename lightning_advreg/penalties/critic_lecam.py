@@ -17,7 +17,7 @@ from lightning_advreg.values import Number, to_float
 class LeCam(Recorded, CriticPenalty, nn.Module):
     """The LeCam regularisation, ``weight * (E (D(x) - a_fake)^2 + E (D(G(z)) - a_real)^2)``.
 
-    Tseng et al. (2021, eq. 4), for training with few images. ``a_real`` and ``a_fake`` are moving averages of the mean
+    Tseng et al. (2021), for training with few images. ``a_real`` and ``a_fake`` are moving averages of the mean
     logits of real and of generated images, over the discriminator's batches and over all processes. They are buffers,
     which travel in checkpoints. No pass through the discriminator is added.
 

@@ -135,6 +135,8 @@ def test_a_classifier_with_one_output_is_a_discriminator_without_labels():
 def test_settings_without_their_network_are_refused():
     with pytest.raises(ValueError, match=r"auxiliary_weight=1 needs a discriminator with an auxiliary classifier"):
         conditional_gan(auxiliary_weight=1)
+    with pytest.raises(ValueError, match=r"auxiliary_on_generated needs a discriminator with an auxiliary classifier"):
+        conditional_gan(auxiliary_on_generated=True)
     without = discriminator()
     without.classify = SplitDiscriminator(auxiliary=CLASSES).classifier
     with pytest.raises(ValueError, match=r"an auxiliary classifier needs the features .* split its forward"):

@@ -245,6 +245,7 @@ BAD = {
     "top_k": (0, "more than 0, got 0; 1 keeps all"),
     "accumulate_grad_batches": (0, "an integer of at least 1, got 0"),
     "gradient_clip_val": (0, "more than 0, got 0; None switches it off"),
+    "gradient_clip_algorithm": ("max", "one of norm, value, got 'max'"),
     "standing_statistics": (-1, "an integer of at least 0"),
 }
 
