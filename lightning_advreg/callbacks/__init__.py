@@ -7,6 +7,8 @@ from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
 from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.latent_pictures import LatentInterpolation, SamplesByClass
+from lightning_advreg.callbacks.nearest_neighbours import NearestNeighbours
 from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
@@ -22,9 +24,12 @@ __all__ = [
     "ConvergenceMonitor",
     "DropoutAblation",
     "GeneratedSamples",
+    "LatentInterpolation",
+    "NearestNeighbours",
     "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",
+    "SamplesByClass",
     "WeightAverage",
     "clip_adaptively_",
     "load_average_",
