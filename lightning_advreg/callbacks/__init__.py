@@ -6,6 +6,7 @@ from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
+from lightning_advreg.callbacks.gan_monitor import GANMonitor
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.latent_pictures import LatentInterpolation, SamplesByClass
 from lightning_advreg.callbacks.nearest_neighbours import NearestNeighbours
@@ -13,6 +14,7 @@ from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
+from lightning_advreg.callbacks.sample_file import SampleFile
 from lightning_advreg.callbacks.weight_average import WeightAverage, load_average_
 
 __all__ = [
@@ -23,12 +25,14 @@ __all__ = [
     "BatchAugmentation",
     "ConvergenceMonitor",
     "DropoutAblation",
+    "GANMonitor",
     "GeneratedSamples",
     "LatentInterpolation",
     "NearestNeighbours",
     "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",
+    "SampleFile",
     "SamplesByClass",
     "WeightAverage",
     "clip_adaptively_",
