@@ -23,8 +23,9 @@ class SampleFile(Callback):
 
     ``predict_step`` gives images ``(N, C, H, W)`` in [0, 1], of a conditional generator with the labels of the batch,
     or a pair of images and labels ``(N,)``. The file has ``image``, uint8 ``(N, H, W, C)``, and, where there are
-    labels, ``label``: what ``extra_path`` of the DataModules takes. The grid is ``images/predicted_samples_000000.png``.
-    Several processes write one file. ``lightning-advreg predict`` adds this callback to modules with a ``generator``.
+    labels, ``label``: what ``extra_path`` of the DataModules takes. The grid is
+    ``images/predicted_samples_000000.png``. Several processes write one file. ``lightning-advreg predict`` adds this
+    callback to modules with a ``generator``.
 
     Args:
         num_shown: How many images to show.
