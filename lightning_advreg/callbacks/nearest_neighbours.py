@@ -68,7 +68,7 @@ class NearestNeighbours(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate, search and show, if this epoch is due."""
-        if not due(trainer, self.every_n_epochs):
+        if not self._kept or not due(trainer, self.every_n_epochs):
             return
         z: Tensor = pl_module.fixed_latent[: self.num_images]  # type: ignore[index]
         samples = generated(pl_module, z, cycled_labels(pl_module, len(z)))

@@ -37,6 +37,20 @@ def test_array_data_module_takes_the_file(tmp_path):
     assert data.image_shape == (1, 8, 8) and data.num_classes == 10
 
 
+def test_images_to_predict_are_those_of_the_test_set_or_of_validation(tmp_path):
+    digits = DigitsDataModule(batch_size=50)
+    assert torch.equal(
+        *(torch.cat([x for x, _ in loader]) for loader in (digits.predict_dataloader(), digits.test_dataloader()))
+    )
+    digits = DigitsDataModule(batch_size=50)
+    digits.predict_dataloader()
+    assert digits.train_set is None
+    data = ArrayDataModule(write_generated(tmp_path / "a.npz", *some()), batch_size=5, val_size=10)
+    assert torch.equal(
+        *(torch.cat([y for _, y in loader]) for loader in (data.predict_dataloader(), data.val_dataloader()))
+    )
+
+
 def test_colours_come_last(tmp_path):
     images = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
     images[1, 2, 3, 4] = 7
