@@ -122,8 +122,8 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
     Example:
         >>> half = slerp(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([0.5]))
-        >>> half, half.norm()
-        (tensor([1.4142, 1.4142]), tensor(2.))
+        >>> half, round(half.norm().item(), 3)
+        (tensor([1.4142, 1.4142]), 2.0)
     """
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)
     angle = cosine.acos()
