@@ -13,6 +13,10 @@ def console() -> None:
         from lightning_advreg.report.command import main as report
 
         sys.exit(report(sys.argv[2:]))
+    if sys.argv[1:2] == ["samples"]:
+        from lightning_advreg.samples import main as samples
+
+        sys.exit(samples(sys.argv[2:]))
     from lightning_advreg.cli import console as run
 
     run()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,6 +21,7 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
+from lightning_advreg.callbacks import SampleFile
 from lightning_advreg.environment import record_end, record_start
 
 
@@ -38,8 +40,8 @@ class RunFolderCLI(LightningCLI):
     """LightningCLI with one folder per run, ``trainer.default_root_dir``, that nothing overwrites.
 
     ``fit`` leaves ``config.yaml``, ``environment.json``, ``metrics.csv``, ``checkpoints/`` and ``images/`` there;
-    ``test`` and ``validate`` leave theirs, with ``results.json``, in a folder of their name inside it. Loggers of the
-    configuration are added.
+    ``test`` and ``validate`` leave theirs, with ``results.json``, in a folder of their name inside it, and so does
+    ``predict``, with the samples of a GAN. Loggers of the configuration are added.
     """
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -77,8 +79,21 @@ class RunFolderCLI(LightningCLI):
         """Write ``environment.json``."""
         self._record_start()
 
+    def before_predict(self) -> None:
+        """Write ``environment.json``, and see to it that samples are written."""
+        self._record_start()
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        generates = isinstance(getattr(self.model, "generator", None), torch.nn.Module)
+        if generates and not any(isinstance(callback, SampleFile) for callback in callbacks):
+            callbacks.append(SampleFile())
+
     def after_fit(self) -> None:
         """Note the end, and say where the results are."""
+        self._record_end()
+        self._say_where()
+
+    def after_predict(self) -> None:
+        """Note the end, and say where everything is."""
         self._record_end()
         self._say_where()
 

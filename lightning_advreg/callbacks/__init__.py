@@ -7,11 +7,15 @@ from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
 from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
+from lightning_advreg.callbacks.gan_monitor import GANMonitor
 from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.latent_pictures import LatentInterpolation, SamplesByClass
 from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
+from lightning_advreg.callbacks.sample_file import SampleFile
+from lightning_advreg.callbacks.samples_and_neighbours import SamplesAndNeighbours
 from lightning_advreg.callbacks.weight_average import WeightAverage, load_average_
 
 __all__ = [
@@ -23,10 +27,15 @@ __all__ = [
     "ConvergenceMonitor",
     "DropoutAblation",
     "GANEvaluation",
+    "GANMonitor",
     "GeneratedSamples",
+    "LatentInterpolation",
     "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",
+    "SampleFile",
+    "SamplesAndNeighbours",
+    "SamplesByClass",
     "WeightAverage",
     "clip_adaptively_",
     "load_average_",

@@ -39,7 +39,7 @@ class Alarm:
     Attributes:
         name: ``catastrophic_overfitting``, ``robust_overfitting``, ``start_plateau``, ``non_finite_loss``,
             ``unscheduled_group``, or the name of a sign of gradient masking: ``random_logits``, ``softmax_outputs`` or
-            ``zero_gradients``.
+            ``zero_gradients``; for GANs those of ``gan_rules``.
         epoch: The epoch in which it was found, from 0.
         step: ``trainer.global_step`` at that time.
         message: What was measured, what it means, and what to do.

@@ -11,10 +11,13 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from lightning_advreg.attacks import Attack
+from lightning_advreg.callbacks.animation import log_animation
+from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated
 from lightning_advreg.callbacks.image_log import log_image
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels, isolated_rng
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.reporting import adversarial_examples_figure, image_grid
+from lightning_advreg.values import Number, to_float
 
 
 class AdversarialExamples(Callback):
@@ -112,37 +115,37 @@ class GeneratedSamples(Callback):
     """Show what a generator makes of the same latent vectors, epoch after epoch.
 
     The module must have a buffer ``fixed_latent`` of shape ``(n, latent_dim)`` and a method ``sample(z)`` that gives
-    images of shape ``(N, C, H, W)`` in [0, 1]. At the end of a training epoch, a grid named ``samples`` goes to the
-    loggers and into the run folder (:func:`~lightning_advreg.callbacks.log_image`). Its step is the number of epochs
-    trained.
+    images of shape ``(N, C, H, W)`` in [0, 1]; if its ``generator.num_classes`` is a number, ``sample(z, y)``, which
+    gets labels 0, 1, 2, ... over and over. At the end of a training epoch, a grid named ``samples`` goes to the loggers
+    and into the run folder (:func:`~lightning_advreg.callbacks.log_image`). Its step is the number of epochs trained.
+    At the end of ``fit`` all grids of the run, those from before it was resumed among them, become
+    ``images/samples.gif``.
 
     Args:
         num_images: How many images to show, at most n.
         every_n_epochs: Show them at the end of every n-th epoch.
+        frame_seconds: How long the animation shows each grid, in seconds; None for no animation.
 
     Raises:
         TypeError: If the module lacks ``fixed_latent`` or ``sample``.
-        ValueError: If a number is below 1, or ``fixed_latent`` has fewer than ``num_images`` rows.
+        ValueError: If a number is out of its range, or ``fixed_latent`` has fewer than ``num_images`` rows.
 
     Example:
         >>> GeneratedSamples(num_images=16, every_n_epochs=5).every_n_epochs
         5
     """
 
-    def __init__(self, num_images: int = 64, every_n_epochs: int = 1) -> None:
+    def __init__(self, num_images: int = 64, every_n_epochs: int = 1, frame_seconds: Number | None = 0.2) -> None:
         super().__init__()
         self.num_images = check_positive(num_images, "num_images")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+        self.frame_seconds = None if frame_seconds is None else to_float(frame_seconds, "frame_seconds", minimum=0.02)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the module can generate."""
-        latent, sample = getattr(pl_module, "fixed_latent", None), getattr(pl_module, "sample", None)
-        if not isinstance(latent, Tensor) or not callable(sample):
-            raise TypeError(
-                f"GeneratedSamples needs a module with a buffer `fixed_latent` and a method `sample(z)`, which "
-                f"{type(pl_module).__name__} lacks; use lightning_advreg.GAN, or add both."
-            )
-        if len(latent) < self.num_images:
+        latent = getattr(pl_module, "fixed_latent", None)
+        check_generates(pl_module, "GeneratedSamples")
+        if isinstance(latent, Tensor) and len(latent) < self.num_images:
             raise ValueError(
                 f"num_images must be at most {len(latent)}, the rows of the module's fixed_latent, got "
                 f"{self.num_images}."
@@ -152,8 +155,13 @@ class GeneratedSamples(Callback):
         """Generate and show, if this epoch is due."""
         if not due(trainer, self.every_n_epochs):
             return
-        module: Any = pl_module
-        with torch.no_grad(), isolated_rng(pl_module.device):
-            images = module.sample(module.fixed_latent[: self.num_images])
+        z: Tensor = pl_module.fixed_latent[: self.num_images]  # type: ignore[index]
+        images = generated(pl_module, z, cycled_labels(pl_module, len(z)))
         grid = image_grid(images, columns=math.ceil(math.sqrt(len(images))))
         log_image(trainer, "samples", grid, step=trainer.current_epoch + 1)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Join the pictures."""
+        if self.frame_seconds is not None:
+            steps = range(self.every_n_epochs, trainer.current_epoch + 1, self.every_n_epochs)
+            log_animation(trainer, "samples", steps=steps, frame_seconds=self.frame_seconds)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lightning_advreg.data.arguments import check_arguments
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.datasets import ImageDataset
 from lightning_advreg.data.generated import GeneratedData, check_fraction
@@ -92,7 +93,7 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         # plain text: hyper-parameters are saved from here, and checkpoints are to hold primitives only
         extra_path = None if extra_path is None else str(extra_path)
-        _check_arguments(batch_size, eval_batch_size, val_size, train_size, seed, loader, num_workers)
+        check_arguments(batch_size, eval_batch_size, val_size, train_size, seed, loader, num_workers)
         # logger=False: the logger would complain about keys that the module has too, such as seed
         self.save_hyperparameters(logger=False)
         self.batch_size = batch_size
@@ -128,9 +129,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read what the stage needs, once; further calls do nothing.
 
         Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, or None for all.
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all.
         """
-        if stage != "test" and self.train_set is None:
+        if stage not in ("test", "predict") and self.train_set is None:
             extra = self._extra()
             images, labels = self._read(train=True)
             generator = seeded_generator(self.seed, 0, _SPLIT_STREAM)
@@ -170,6 +171,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.setup("test")
         assert self.test_set is not None
         return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> StandardLoader | ResidentLoader | list[StandardLoader]:
+        """Give the batches of the test set, in order; those of validation where there is no test set."""
+        return self.test_dataloader() if self.has_test_set() else self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
         """Let go of the copies on the device; the images stay in memory.
@@ -273,27 +278,3 @@ class ImageDataModule(LightningDataModule, ABC):
 class _Share(NamedTuple):
     rank: int
     world_size: int
-
-
-def _check_arguments(
-    batch_size: int,
-    eval_batch_size: int | None,
-    val_size: int | float,
-    train_size: int | None,
-    seed: int,
-    loader: str,
-    num_workers: int,
-) -> None:
-    least = {"batch_size": 1, "eval_batch_size": 1, "train_size": 1, "seed": 0, "num_workers": 0}
-    given = (batch_size, eval_batch_size, train_size, seed, num_workers)
-    for (name, minimum), value in zip(least.items(), given, strict=True):
-        if value is not None and value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}.")
-    if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
-        raise ValueError(f"val_size must be a count of 0 or more, or a fraction in [0, 1), got {val_size!r}.")
-    if loader not in ("standard", "resident"):
-        raise ValueError(f"loader must be 'standard' or 'resident', got {loader!r}.")
-    if loader == "resident" and num_workers > 0:
-        raise ValueError(
-            f"num_workers={num_workers} has no use with loader='resident', which has no worker processes; set it to 0."
-        )

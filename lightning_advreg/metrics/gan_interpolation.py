@@ -59,7 +59,7 @@ class InterpolationSmoothness(GenerationMetric):
         """
         between = slerp if self.spherical else _lerp
         # float32 would round eps away
-        t = t.double()
+        t = t.double()[:, None]
         return between(start, end, t), between(start, end, t + self.eps)
 
     def update(self, seen: Features, origin: Origin, neighbours: Features | None = None) -> None:
@@ -85,27 +85,36 @@ class InterpolationSmoothness(GenerationMetric):
         return self.generated_sum / self.generated_count
 
 
-def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Interpolate along the great circle between vectors (Shoemake 1985).
+def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Interpolate between noise vectors along the sphere (White 2016, section 3; formula of Shoemake 1985).
 
-    ``sin((1 - t) w) / sin(w) * start + sin(t w) / sin(w) * end``, with ``w`` the angle between them; the straight line
-    where they point the same way.
+    ``sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b``, with the angle ``w`` between ``a`` and ``b``. Half way between
+    two normal vectors a straight line is shorter than both by a factor near ``sqrt(2)``: a length that noise hardly
+    ever has. Vectors on one line are interpolated along it.
 
     Args:
-        start: Vectors ``(N, D)``.
-        end: Vectors of the same shape.
-        t: Where, of shape ``(N,)``.
+        start: ``a``, of shape ``(..., latent_dim)``.
+        end: ``b``, of a shape that broadcasts with it.
+        share: ``t`` in [0, 1], of a shape that broadcasts with both; its last axis has length 1.
+
+    Returns:
+        Vectors of the broadcast shape.
 
     Example:
-        >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5])).round(decimals=4)
-        tensor([[0.7071, 0.7071]])
+        >>> half = slerp(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([0.5]))
+        >>> half, round(half.norm().item(), 3)
+        (tensor([1.4142, 1.4142]), 2.0)
     """
-    cosine = torch.nn.functional.cosine_similarity(start.double(), end.double(), dim=1)
-    angle, t = cosine.clamp(-1, 1).acos()[:, None], t.double()[:, None]
+    # in float32 the angle of two vectors on one line would be known to 4e-4 only
+    a, b, share = start.double(), end.double(), share.double()
+    angle = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).unsqueeze(-1).acos()
     sine = angle.sin()
-    curved = ((1 - t) * angle).sin() / sine * start + (t * angle).sin() / sine * end
-    return torch.where(sine > 1e-6, curved, start + t * (end - start)).to(start.dtype)
+    straight = sine < 1e-6
+    safe = sine.masked_fill(straight, 1.0)
+    first = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / safe)
+    second = torch.where(straight, share, (share * angle).sin() / safe)
+    return (first * a + second * b).to(start.dtype)
 
 
 def _lerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    return torch.lerp(start.double(), end.double(), t[:, None].double()).to(start.dtype)
+    return torch.lerp(start.double(), end.double(), t).to(start.dtype)

@@ -1,0 +1,214 @@
+"""The GAN monitor in training: what it catches, and that it is silent and leaves no trace otherwise."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_advreg.callbacks import GANMonitor
+from lightning_advreg.callbacks.convergence_rules import Alarm
+from lightning_advreg.networks import MLPGenerator
+
+from ..modules.parts import SHAPE, AtBatches, digits, discriminator, generator, plain_gan, trainer
+from .foreign import Foreign, loader
+
+OFTEN = {"every_n_batches": 5, "warmup": 0}
+
+
+class Deaf(MLPGenerator):
+    """Makes the same image of any noise."""
+
+    def forward(self, z):
+        return super().forward(torch.zeros_like(z))
+
+
+class Bomb(MLPGenerator):
+    """Gives nothing but nan after so many calls in training."""
+
+    calls, fuse = 0, 13
+
+    def forward(self, z):
+        if self.training and torch.is_grad_enabled():
+            self.calls += 1
+        return super().forward(z) * (float("nan") if self.calls > self.fuse else 1.0)
+
+
+def lively(**settings):
+    torch.manual_seed(0)
+    sizes = {"latent_dim": 8, "image_shape": SHAPE, "hidden": (32,)}
+    adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
+    return plain_gan(
+        **{
+            "generator": MLPGenerator(**sizes),
+            "discriminator": discriminator(hidden=(32,)),
+            "instance_noise": 0.1,
+            "generator_optimizer": adam,
+            "discriminator_optimizer": adam,
+            **settings,
+        }
+    )
+
+
+def fit(monitor, model, epochs=1, train_size=400, **settings):
+    fitting = trainer(callbacks=[monitor], max_epochs=epochs, limit_val_batches=0, **settings)
+    fitting.fit(model, datamodule=digits(train_size=train_size))
+    return fitting
+
+
+def names(monitor):
+    return [alarm.name for alarm in monitor.alarms]
+
+
+def test_a_healthy_run_is_silent_and_logs_what_was_seen(tmp_path):
+    monitor = GANMonitor(every_n_batches=5, warmup=50)
+    logger = CSVLogger(tmp_path, name="", version="")
+    fitting = fit(monitor, lively(), epochs=4, logger=logger)
+    assert monitor.alarms == [] and monitor.stop_reason is None
+    assert json.loads((tmp_path / "alarms.json").read_text()) == {"alarms": [], "stop_reason": None}
+    logged = fitting.callback_metrics
+    assert 0.25 < float(logged["monitor/diversity"]) < 1.5
+    assert 0 <= float(logged["monitor/told_apart"]) <= 1
+    assert float(logged["monitor/g_grad_norm"]) > 0 and float(logged["monitor/alarms"]) == 0
+
+
+def test_a_generator_that_ignores_its_noise_is_caught_within_an_epoch(tmp_path):
+    deaf = Deaf(latent_dim=8, image_shape=SHAPE, hidden=(32,), norm="none")
+    monitor, logger = GANMonitor(**OFTEN), CSVLogger(tmp_path, name="", version="")
+    with pytest.warns(UserWarning, match=r"samples are 0 % as far from the nearest .*: mode collapse"):
+        fit(monitor, lively(generator=deaf), logger=logger)
+    assert names(monitor)[0] == "mode_collapse" and monitor.alarms[0].epoch == 0
+    # the fourth look, two steps a batch
+    assert monitor.alarms[0].step == 40
+    written = json.loads((tmp_path / "alarms.json").read_text())
+    assert written["alarms"][0]["message"] == monitor.alarms[0].message and written["stop_reason"] is None
+
+
+def test_a_learning_rate_that_is_too_high_makes_a_collapse_that_stops_the_run():
+    torch.manual_seed(0)
+    wide = MLPGenerator(latent_dim=8, image_shape=SHAPE, hidden=(128, 128))
+    adam = partial(torch.optim.Adam, lr=0.1)
+    monitor = GANMonitor(action="stop", **OFTEN)
+    with pytest.warns(UserWarning, match=r"mode collapse.*Training stops\."):
+        fitting = fit(monitor, lively(generator=wide, generator_optimizer=adam, instance_noise=0), train_size=800)
+    assert names(monitor) == ["mode_collapse"] and monitor.stop_reason.endswith("Training stops.")
+    assert fitting.global_step < 2 * 50
+
+
+def test_new_generators_are_not_judged():
+    deaf = Deaf(latent_dim=8, image_shape=SHAPE, hidden=(32,), norm="none")
+    monitor = GANMonitor(every_n_batches=5, warmup=1000)
+    fit(monitor, lively(generator=deaf))
+    assert "mode_collapse" not in names(monitor)
+
+
+def test_a_discriminator_that_wins_is_caught():
+    frozen = partial(torch.optim.SGD, lr=0.0)
+    strong = partial(torch.optim.Adam, lr=2e-2)
+    model = lively(generator_optimizer=frozen, discriminator_optimizer=strong, instance_noise=0)
+    monitor = GANMonitor(**OFTEN)
+    with pytest.warns(UserWarning, match="the discriminator is overpowering. Lower its learning rate"):
+        fit(monitor, model, epochs=2)
+    assert names(monitor) == ["discriminator_overpowering"]
+
+
+def test_a_gradient_that_vanishes_is_caught():
+    def weaken(running, module, batch):
+        if module.batches_seen == 26:
+            with torch.no_grad():
+                module.discriminator.layers[-1].weight.mul_(1e-4)
+
+    still = partial(torch.optim.SGD, lr=0.0)
+    model = lively(generator_optimizer=still, discriminator_optimizer=still, instance_noise=0)
+    monitor = GANMonitor(every_n_batches=5)
+    with pytest.warns(UserWarning, match="less than 2 % in 4 looks.*no longer learns"):
+        fitting = trainer(callbacks=[monitor, AtBatches(weaken)], max_epochs=2, limit_val_batches=0)
+        fitting.fit(model, datamodule=digits(train_size=400))
+    assert names(monitor) == ["vanishing_generator_gradient"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch():
+    bomb = Bomb(latent_dim=8, image_shape=SHAPE, hidden=(32,))
+    monitor = GANMonitor(every_n_batches=5)
+    with pytest.warns(UserWarning, match="loss of batch 13 was infinite or not a number.*seen after batch 14"):
+        fitting = fit(monitor, lively(generator=bomb))
+    assert names(monitor) == ["non_finite_loss"] and monitor.stop_reason == monitor.alarms[0].message
+    assert fitting.global_step == 2 * 15
+
+
+def test_weights_that_are_not_finite_stop_the_run():
+    def break_it(running, module, batch):
+        if module.batches_seen == 10:
+            next(module.discriminator.parameters()).data.fill_(float("inf"))
+
+    monitor = GANMonitor(every_n_batches=10)
+    with pytest.warns(UserWarning, match="weights of the generator or the discriminator are infinite .* after batch 9"):
+        fitting = trainer(callbacks=[AtBatches(break_it), monitor], limit_val_batches=0)
+        fitting.fit(lively(), datamodule=digits(train_size=400))
+    assert fitting.global_step == 20
+
+
+def test_training_is_bitwise_the_same_with_and_without_it():
+    def train(*callbacks):
+        torch.manual_seed(0)
+        model = lively(generator=generator(), discriminator=discriminator(dropout=0.3))
+        trainer(callbacks=list(callbacks), max_epochs=2, limit_val_batches=0).fit(model, datamodule=digits())
+        return model.state_dict()
+
+    without, with_it = train(), train(GANMonitor(every_n_batches=2))
+    assert all(torch.equal(value, with_it[name]) for name, value in without.items())
+
+
+def test_a_resumed_run_sees_what_the_whole_run_sees(tmp_path):
+    def monitored(epochs, ckpt_path=None):
+        monitor = GANMonitor(every_n_batches=4, warmup=0)
+        fitting = trainer(callbacks=[monitor], max_epochs=epochs, limit_val_batches=0)
+        fitting.fit(lively(), datamodule=digits(), ckpt_path=ckpt_path)
+        return fitting, monitor
+
+    _, whole = monitored(4)
+    first, early = monitored(2)
+    early.alarms.append(Alarm("mode_collapse", 0, 1, "an alarm"))
+    early._said.add("mode_collapse")
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    torch.load(tmp_path / "half.ckpt", weights_only=True)
+    _, second = monitored(4, tmp_path / "half.ckpt")
+    assert second._looks == whole._looks and second._early == whole._early and len(whole._early) == 5
+    assert second.alarms[0].message == "an alarm" and second._said >= {"mode_collapse"}
+
+
+def test_labels_go_to_both_networks(monkeypatch):
+    from lightning_advreg.callbacks import gan_measurements
+
+    model, seen = lively(), []
+    net_g, net_d = model.generator, model.discriminator
+    net_g.num_classes = net_d.num_classes = 10
+    plain_g, plain_d = net_g.forward, net_d.forward
+    monkeypatch.setattr(net_g, "forward", lambda z, y: seen.append(("g", y)) or plain_g(z))
+    monkeypatch.setattr(net_d, "forward", lambda x, y: seen.append(("d", y)) or plain_d(x))
+    y = torch.arange(8) % 4
+    measured = gan_measurements.look_at(model, torch.rand(8, *SHAPE), y, offset=0)
+    assert [name for name, _ in seen] == ["g", "d", "d"] and all(torch.equal(labels, y) for _, labels in seen)
+    assert measured.isfinite().all()
+
+
+def test_modules_that_are_no_gan_are_refused(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"and Foreign lacks generator, discriminator, noise; use lightning_advreg\.GAN"
+    ):
+        trainer(callbacks=[GANMonitor()]).fit(Foreign(), loader(4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"action": "rollback"}, "action must be one of warn, stop, got 'rollback'"),
+        ({"every_n_batches": 0}, "every_n_batches must be an integer of at least 1, got 0"),
+        ({"max_images": 1}, "max_images must be at least 2"),
+        ({"warmup": -1}, "warmup must be an integer of at least 0, got -1"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GANMonitor(**settings)
