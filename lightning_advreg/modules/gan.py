@@ -80,7 +80,9 @@ class GAN(GANLosses):
         top_k: The share of generated images, those with the highest logits, that the generator learns from (Sinha et
             al. 2020), in (0, 1]; best a schedule that begins at 1, such as ``Ramp(epochs=50, start=1, end=0.5)``.
         discriminator_augmentation: Any differentiable callable on images ``(N, C, H, W)``, applied to all that the
-            discriminator sees in training, real and generated alike, in both steps (Zhao et al. 2020).
+            discriminator sees in training, real and generated alike, in both steps (Zhao et al. 2020), such as
+            ``DiffAugment()``. One that has a method ``update_``, as ``AdaptiveAugment()``, gets the logits of real
+            images ``(N,)`` in each step of the discriminator.
         instance_noise: Standard deviation of Gaussian noise on what the discriminator sees in training, real and
             generated alike (Sønderby et al. 2017), in pixel units; falls linearly to 0.
         instance_noise_images: The number of real images after which the noise has fallen to 0.

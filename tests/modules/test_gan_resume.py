@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from lightning_advreg.augmentations import AdaptiveAugment
 from lightning_advreg.objectives import RpGAN
 from lightning_advreg.penalties import R1, GradientPenalty, LeCam
 from lightning_advreg.schedules import Ramp
@@ -28,6 +29,7 @@ def everything():
         top_k=Ramp(epochs=2, start=1, end=0.5),
         standing_statistics=2,
         instance_noise=0.1,
+        discriminator_augmentation=AdaptiveAugment(target=-1, images_to_full=400, interval=2),
         generator_lr_scheduler=decay,
         discriminator_lr_scheduler=decay,
     )
@@ -45,3 +47,4 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(batch, tmp_path, 
     assert_same_run(whole, resumed)
     assert whole[0].discriminator_steps == resumed[0].discriminator_steps == 9
     assert int(whole[0].critic_penalties["lecam"].seen) == 18
+    assert 0.5 < float(whole[0].discriminator_augmentation.p) < 0.8

@@ -56,6 +56,28 @@ def test_the_relativistic_loss_of_the_module_is_that_of_pairs():
     torch.testing.assert_close(value, nn.functional.softplus(net(x) - net(fake)).mean())
 
 
+def test_an_adaptive_augmentation_hears_of_real_logits_once_a_step():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heard, self.seen = [], 0
+
+        def forward(self, images):
+            self.seen += len(images)
+            return images
+
+        def update_(self, real_logits):
+            self.heard.append(real_logits)
+
+    augmentation, net = Counting(), SplitDiscriminator()
+    model = plain_gan(discriminator=net, discriminator_augmentation=augmentation, discriminator_optimizer=FROZEN)
+    fit(model)
+    assert [logits.requires_grad for logits in augmentation.heard] == [False] * 4
+    # real and generated in the one step, generated in the other
+    assert augmentation.seen == 3 * sum(len(logits) for logits in augmentation.heard)
+    torch.testing.assert_close(augmentation.heard[0], net(labelled().dataset[:8][0]).detach())
+
+
 @pytest.mark.parametrize("loss", [None, RpGAN()])
 def test_the_generator_learns_from_the_best_share(loss):
     net, x = SplitDiscriminator(), torch.rand(8, *SHAPE)
