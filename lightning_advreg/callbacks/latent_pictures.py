@@ -17,8 +17,8 @@ class LatentInterpolation(Callback):
 
     The ends are neighbouring rows of the module's ``fixed_latent``, so they stay the same over the run. A generator
     that has learnt by heart jumps from one image to the other; one that has learnt the images' shape changes them
-    little by little. Noise between is found by ``metrics.slerp``. With labels, each row keeps its class. At the end of a
-    training epoch the grid ``interpolation`` goes where :func:`~lightning_advreg.callbacks.log_image` sends it.
+    little by little. Noise between is found by ``metrics.slerp``. With labels, each row keeps its class. At the end of
+    a training epoch the grid ``interpolation`` goes where :func:`~lightning_advreg.callbacks.log_image` sends it.
 
     Args:
         rows: Pairs to show; ``fixed_latent`` must have twice as many rows.
