@@ -90,8 +90,8 @@ class GANLosses(GANBase):
             fake_logits=on_fake.logits,
         )
         values = evaluate_critic(self.critic_penalties, step, epoch, self.discriminator_steps)
-        if hasattr(self.discriminator_augmentation, "update_"):
-            self.discriminator_augmentation.update_(on_real.logits.detach())
+        if (update := getattr(self.discriminator_augmentation, "update_", None)) is not None:
+            update(on_real.logits.detach())
         return add_values(self, "train/d_penalty", values, loss)
 
     def _generator_objective(self, real: Tensor, y: Tensor | None) -> Tensor:
