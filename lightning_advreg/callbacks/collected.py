@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks import Alone
+from lightning_advreg.callbacks.class_tally import ClassTally
 from lightning_advreg.callbacks.share import Share
 
 
@@ -12,6 +13,9 @@ class CollectedImages:
 
     Args:
         share: This process's part of the loader.
+
+    Attributes:
+        tally: Which classes the images have.
 
     Example:
         >>> collected = CollectedImages(Share(limit=3))
@@ -24,11 +28,13 @@ class CollectedImages:
 
     def __init__(self, share: Share) -> None:
         self._share = share
+        self.tally = ClassTally("RobustEvaluation")
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Keep what counts of the next batch."""
         counted = self._share.take(len(x))
+        self.tally.see(y, counted)
         # copies made here are no inference tensors, which autograd could not save
         with torch.inference_mode(False):
             self._batches.append((x[:counted].detach().cpu().clone(), y[:counted].detach().cpu().clone()))

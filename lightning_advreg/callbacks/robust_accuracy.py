@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from lightning_advreg.attacks import Attack
+from lightning_advreg.callbacks.class_tally import ClassTally
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import Share, shares
@@ -35,7 +36,8 @@ class RobustAccuracy(Callback):
         attacks: Attacks by name; a single one goes by the name of its class in lower case. Any callable
             ``attack(model, x, y) -> x_adv`` will do.
         max_samples: Attack this many images at the start of each loader's data, over all processes together; all of
-            them by default. With a shuffling loader these are different images in every epoch.
+            them by default. With a shuffling loader these are different images in every epoch. Where the data are
+            sorted by class, as folders are, a warning says how many classes are left out.
         every_n_epochs: Attack in every n-th epoch of ``fit``; ``validate`` and ``test`` always do. In other epochs
             nothing is logged, so a checkpoint callback that monitors the result must skip them as well.
 
@@ -59,6 +61,7 @@ class RobustAccuracy(Callback):
         self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self._shares: list[Share] = []
+        self._tallies: list[ClassTally] = []
         # names of attacks differ between callbacks of one Trainer, so this does too
         self._attribute = "_RobustAccuracy_" + "_".join(self.attacks)
 
@@ -127,6 +130,7 @@ class RobustAccuracy(Callback):
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._shares = shares(trainer, self.max_samples)
+        self._tallies = [ClassTally("RobustAccuracy") for _ in self._shares]
         metrics = self._metrics(pl_module)
         metrics.clear()
         for dataloader_idx in range(len(self._shares)):
@@ -137,6 +141,7 @@ class RobustAccuracy(Callback):
         x, y = images_and_labels(batch, "RobustAccuracy")
         share = self._shares[dataloader_idx]
         place, counted = share.place, share.take(len(x))
+        self._tallies[dataloader_idx].see(y, counted)
         if counted == 0:
             return
         metrics = self._metrics(pl_module)
@@ -150,6 +155,8 @@ class RobustAccuracy(Callback):
             cast(Accuracy, metrics[self._key(stage, name, dataloader_idx)]).update(logits, labels)
 
     def _log(self, pl_module: pl.LightningModule) -> None:
+        for tally in self._tallies:
+            tally.warn()
         for key, metric in self._metrics(pl_module).items():
             # named, since Lightning remembers the metrics that the module had at its first log
             pl_module.log(key, cast(Accuracy, metric), prog_bar=True, metric_attribute=f"{self._attribute}.{key}")

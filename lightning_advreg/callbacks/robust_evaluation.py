@@ -60,7 +60,8 @@ class RobustEvaluation(Callback):
             such as ``autoattack_fast``.
         norm: The norm of AutoAttack; None for that of the module's training attack, or ``linf``.
         eps: The budget of AutoAttack in pixel units; None for that of the module's training attack.
-        max_samples: Attack so many images at the start of each loader's data, over all processes; all by default.
+        max_samples: Attack so many images at the start of each loader's data, over all processes; all by default. Where
+            the data are sorted by class, as folders are, a warning says how many classes are left out.
         curve_eps: Budgets of the curve, for the last attack that has a budget (APGD in place of AutoAttack); None for
             0, 1/4, 1/2, 1, 3/2, 2 and 4 times its own; empty for no curve.
         masking: Look for signs of gradient masking, at the budget of the last attack that has one.
@@ -163,6 +164,8 @@ class RobustEvaluation(Callback):
         ranks = ProcessGroup() if trainer.world_size > 1 else Alone()
         collected, self._collected = self._collected, []
         saved: list[Path] = []
+        for images in collected:
+            images.tally.warn()
         # so that the images of reports are no inference tensors
         with torch.inference_mode(False):
             for index, images in enumerate(collected):
