@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from lightning_advreg.callbacks.gan_real_images import RealImages
 from lightning_advreg.callbacks.gan_samples import SampleStream
 from lightning_advreg.callbacks.gan_training_images import training_images
+from lightning_advreg.callbacks.generators import classes_of
 from lightning_advreg.callbacks.isolation import evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import shares
@@ -110,7 +111,7 @@ class GANEvaluation(Callback):
                     f"{type(metric).__name__} needs an extractor that knows classes, and {self.extractor.name} does "
                     "not; use ClassifierFeatures, or leave the metric out."
                 )
-            classes = SampleStream.classes_of(pl_module)
+            classes = classes_of(pl_module)
             if metric.needs_labels and classes != self.extractor.num_classes:
                 raise ValueError(
                     f"{type(metric).__name__} needs a generator of the {self.extractor.num_classes} classes that "
@@ -252,6 +253,6 @@ class GANEvaluation(Callback):
         chosen = [FrechetDistance(), KernelDistance(), PrecisionRecallDensityCoverage()]
         if self.extractor.num_classes is not None:
             chosen += [ModeCount()]
-            if SampleStream.classes_of(pl_module) is not None:
+            if classes_of(pl_module) is not None:
                 chosen += [ClassAccuracy()]
         return chosen

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_advreg.attacks import borrowed
 from lightning_advreg.callbacks.isolation import isolated_rng
+from lightning_advreg.modules.gan_checks import classes_of
 
 
 class GradientNorms:
@@ -71,7 +72,9 @@ def look_at(pl_module: pl.LightningModule, real: Tensor, y: Tensor | None, *, of
     """
     module: Any = pl_module
     generator, discriminator = module.generator, module.discriminator
-    labels = {name: (y,) if _takes_labels(network) and y is not None else () for name, network in _networks(module)}
+    labels = {
+        name: (y,) if classes_of(network) is not None and y is not None else () for name, network in _networks(module)
+    }
     with (
         isolated_rng(pl_module.device, offset),
         torch.autocast(pl_module.device.type, enabled=False),
@@ -151,7 +154,3 @@ def check_gan(pl_module: pl.LightningModule) -> None:
 
 def _networks(module: Any) -> tuple[tuple[str, nn.Module], ...]:  # noqa: ANN401
     return ("generator", module.generator), ("discriminator", module.discriminator)
-
-
-def _takes_labels(network: nn.Module) -> bool:
-    return isinstance(getattr(network, "num_classes", None), int)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.randomness import stream_of
+from lightning_advreg.callbacks.generators import classes_of
 from lightning_advreg.metrics import InterpolationSmoothness
 
 
@@ -38,7 +39,7 @@ class SampleStream:
         self._module: Any = module
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._size = rank, world_size
-        self._classes = self.classes_of(module)
+        self._classes = classes_of(module)
         self._broken = torch.zeros((), dtype=torch.int64, device=module.device)
 
     @staticmethod
@@ -53,12 +54,6 @@ class SampleStream:
                 f"{callback} needs a module with a number `latent_dim` and a method `sample(z)`, which "
                 f"{type(module).__name__} lacks; use lightning_advreg.GAN, or add both."
             )
-
-    @staticmethod
-    def classes_of(module: pl.LightningModule) -> int | None:
-        """Give the number of classes that a module's generator can be asked for, or None."""
-        classes = getattr(getattr(module, "generator", module), "num_classes", None)
-        return classes if isinstance(classes, int) else None
 
     def samples(self, count: int) -> Iterator[tuple[Tensor, Tensor | None, int]]:
         """Give this process's images of each batch, the classes asked for, and the size of the batch."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.callbacks.isolation import isolated_rng
+from lightning_advreg.modules import gan_checks
 
 
 def check_generates(pl_module: pl.LightningModule, callback: str, rows: int = 1) -> None:
@@ -35,9 +36,8 @@ def check_generates(pl_module: pl.LightningModule, callback: str, rows: int = 1)
 
 
 def classes_of(pl_module: pl.LightningModule) -> int | None:
-    """Give how many classes a module's generator makes images of; None if it takes no labels."""
-    count = getattr(getattr(pl_module, "generator", None), "num_classes", None)
-    return count if isinstance(count, int) else None
+    """Give how many classes a module, or its ``generator``, makes images of; None if it takes no labels."""
+    return gan_checks.classes_of(getattr(pl_module, "generator", pl_module))
 
 
 def cycled_labels(pl_module: pl.LightningModule, count: int) -> Tensor | None:

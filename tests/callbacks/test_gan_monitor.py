@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_advreg.callbacks import GANMonitor
+from lightning_advreg.callbacks import GANMonitor, gan_measurements
 from lightning_advreg.callbacks.convergence_rules import Alarm
 from lightning_advreg.networks import MLPGenerator
 
@@ -178,18 +178,15 @@ def test_a_resumed_run_sees_what_the_whole_run_sees(tmp_path):
     assert second.alarms[0].message == "an alarm" and second._said >= {"mode_collapse"}
 
 
-def test_labels_go_to_both_networks(monkeypatch):
-    from lightning_advreg.callbacks import gan_measurements
-
-    model, seen = lively(), []
-    net_g, net_d = model.generator, model.discriminator
-    net_g.num_classes = net_d.num_classes = 10
-    plain_g, plain_d = net_g.forward, net_d.forward
-    monkeypatch.setattr(net_g, "forward", lambda z, y: seen.append(("g", y)) or plain_g(z))
-    monkeypatch.setattr(net_d, "forward", lambda x, y: seen.append(("d", y)) or plain_d(x))
+def test_labels_go_to_both_networks():
+    networks = {"generator": generator(num_classes=10), "discriminator": discriminator(num_classes=10)}
+    model, seen = lively(**networks), []
+    for name in networks:
+        getattr(model, name).register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[1])))
     y = torch.arange(8) % 4
     measured = gan_measurements.look_at(model, torch.rand(8, *SHAPE), y, offset=0)
-    assert [name for name, _ in seen] == ["g", "d", "d"] and all(torch.equal(labels, y) for _, labels in seen)
+    assert [name for name, _ in seen] == ["generator", "discriminator", "discriminator"]
+    assert all(torch.equal(labels, y) for _, labels in seen)
     assert measured.isfinite().all()
 
 

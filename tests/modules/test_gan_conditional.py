@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg import GAN
@@ -137,7 +138,7 @@ def test_settings_without_their_network_are_refused():
         conditional_gan(auxiliary_weight=1)
     with pytest.raises(ValueError, match=r"auxiliary_on_generated needs a discriminator with an auxiliary classifier"):
         conditional_gan(auxiliary_on_generated=True)
-    without = discriminator()
+    without = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     without.classify = SplitDiscriminator(auxiliary=CLASSES).classifier
     with pytest.raises(ValueError, match=r"an auxiliary classifier needs the features .* split its forward"):
         conditional_gan(discriminator=without)
