@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 import lightning_advreg.modules
-from lightning_advreg.data.generated_file import to_bytes, write_generated
+from lightning_advreg.data.generated_file import write_generated
 from lightning_advreg.modules import GAN
+from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.values import Number, to_float
 
 _LEAST_ACCEPTED = 0.001

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_advreg.callbacks.layer_changes import LayerChanges
+from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.drop_block import check_block_size
 from lightning_advreg.networks.dropout_surgery import DropoutKind, set_dropout_
 from lightning_advreg.parameters import Pattern, as_patterns
@@ -55,8 +56,7 @@ class DropoutAblation(LayerChanges):
     ) -> None:
         super().__init__()
         self.p = to_float(p, "p", minimum=0, below=1)
-        if kind not in get_args(DropoutKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(DropoutKind))}; got {kind!r}.")
+        check_choice("kind", kind, get_args(DropoutKind))
         self.kind, self.layers = kind, as_patterns(layers, "layers")
         self.block_size = check_block_size(block_size)
 

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_advreg.callbacks.layer_changes import LayerChanges
+from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.changes import NAME, Changes, note_changes
 from lightning_advreg.networks.dual_norm import Branch, checked_branch, evaluate_by_
 from lightning_advreg.networks.frozen_norm import FrozenBatchNorm
@@ -62,8 +63,7 @@ class NormAblation(LayerChanges):
         self, kind: NormKind, layers: Pattern = None, *, train_affine: bool = True, evaluate: Branch = "adversarial"
     ) -> None:
         super().__init__()
-        if kind not in get_args(NormKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(NormKind))}; got {kind!r}.")
+        check_choice("kind", kind, get_args(NormKind))
         if not train_affine and kind != "frozen":
             raise ValueError(f"train_affine=False has no effect with kind={kind!r}; use it with kind='frozen'.")
         if checked_branch(evaluate) != "adversarial" and kind != "dual":

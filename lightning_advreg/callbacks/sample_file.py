@@ -14,7 +14,8 @@ from lightning_advreg.callbacks.convergence_moment import ranks_of
 from lightning_advreg.callbacks.generators import classes_of
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.schedule import check_positive
-from lightning_advreg.data.generated_file import to_bytes, write_generated
+from lightning_advreg.data.generated_file import write_generated
+from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.reporting import image_grid
 
 

@@ -10,6 +10,7 @@ from lightning_advreg.callbacks.convergence_moment import ranks_of
 from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated, images_of
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.schedule import check_positive, due
+from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.reporting import image_grid
 
 
@@ -64,7 +65,7 @@ class SamplesAndNeighbours(Callback):
         missing = self.max_images - sum(len(part) for part in self._kept)
         if missing > 0 and trainer.current_epoch == self._epoch:
             images = images_of(batch, "SamplesAndNeighbours")[:missing].detach()
-            self._kept.append((images * 255).round().clamp(0, 255).to(torch.uint8))
+            self._kept.append(to_bytes(images))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate, search and show, if this epoch is due."""

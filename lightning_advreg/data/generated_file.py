@@ -7,22 +7,6 @@ import torch
 from torch import Tensor
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """Round pixels in [0, 1] to the nearest of 256 levels, as a file of images holds them.
-
-    Args:
-        images: Floating point; what lies outside [0, 1] is taken to its bounds.
-
-    Returns:
-        uint8 of the same shape.
-
-    Example:
-        >>> to_bytes(torch.tensor([-0.1, 0.0, 0.499, 0.999, 1.2])).tolist()
-        [0, 0, 127, 255, 255]
-    """
-    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def write_generated(path: str | Path, images: Tensor, labels: Tensor | None) -> Path:
     """Write generated images as an ``.npz`` file, uncompressed, so that a DataModule can leave them on the disk.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_advreg.checks import check_types
+from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.recorded import Recorded
 
 _HASH_LENGTH = 8
@@ -105,16 +106,6 @@ class PixelFeatures(FeatureExtractor):
     def extract(self, images: Tensor) -> tuple[Tensor, None]:
         """Give the pixels as ``(N, C * H * W)``."""
         return images.flatten(1), None
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Round images in [0, 1] to uint8, and clamp. Without rounding every image would become darker by half a step.
-
-    Example:
-        >>> to_bytes(torch.tensor([-0.1, 0.5, 0.9999, 1.2]))
-        tensor([  0, 128, 255, 255], dtype=torch.uint8)
-    """
-    return images.float().mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def hash_of_weights(module: nn.Module, extra: str = "") -> str:

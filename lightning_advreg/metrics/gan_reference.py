@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_advreg.metrics.gan_base import GenerationMetric
-from lightning_advreg.metrics.gan_features import to_bytes
+from lightning_advreg.networks.pixels import to_bytes
 
 _KEY = "key"
 _FORMAT = 1

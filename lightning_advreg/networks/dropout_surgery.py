@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.attached import attach, detach
 from lightning_advreg.networks.branches import residual_branches
 from lightning_advreg.networks.drop_block import DropBlock, check_block_size
@@ -65,8 +66,7 @@ def set_dropout_(
         Dropout(p=0.3, inplace=False)
     """
     p = to_float(p, "p", minimum=0, below=1)
-    if kind not in get_args(DropoutKind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(DropoutKind))}; got {kind!r}.")
+    check_choice("kind", kind, get_args(DropoutKind))
     check_block_size(block_size)
     _take_back(network)
     existing = {name: layer for name, layer in network.named_modules() if type(layer).__name__ in _EXISTING[kind]}

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
+from lightning_advreg.networks.arguments import check_choice
+
 Branch: TypeAlias = Literal["clean", "adversarial"]
 """One of the two halves of a :class:`DualBatchNorm`."""
 
@@ -181,8 +183,7 @@ def checked_branch(branch: str, name: str = "evaluate") -> Branch:
         >>> checked_branch("clean")
         'clean'
     """
-    if branch not in get_args(Branch):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(Branch))}; got {branch!r}.")
+    check_choice(name, branch, get_args(Branch))
     return branch  # type: ignore[return-value]
 
 

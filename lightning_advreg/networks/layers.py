@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lightning_advreg.networks.arguments import check_choice
+
 NormName: TypeAlias = Literal["batch", "group", "layer", "instance", "none"]
 """Which layer follows (or, in pre-activation networks, precedes) a convolution."""
 
@@ -54,8 +56,7 @@ def make_norm(norm: NormName, channels: int) -> nn.Module:
         >>> make_norm("group", 48).num_groups
         16
     """
-    if norm not in _NORMS:
-        raise ValueError(f"norm must be one of {', '.join(_NORMS)}; got {norm!r}.")
+    check_choice("norm", norm, _NORMS)
     return _NORMS[norm](channels)
 
 
@@ -75,8 +76,7 @@ def make_activation(activation: ActivationName) -> nn.Module:
         >>> make_activation("silu")
         SiLU()
     """
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}; got {activation!r}.")
+    check_choice("activation", activation, _ACTIVATIONS)
     return _ACTIVATIONS[activation]()
 
 

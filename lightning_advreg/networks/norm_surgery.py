@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.attached import After, attach, detach, hand_over
 from lightning_advreg.networks.branches import Branch, residual_branches
 from lightning_advreg.networks.dual_norm import DualBatchNorm, dual_norms
@@ -75,8 +76,7 @@ def replace_norms_(
         >>> replace_norms_(net, "group")
         ()
     """
-    if kind not in get_args(NormKind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(NormKind))}; got {kind!r}.")
+    check_choice("kind", kind, get_args(NormKind))
     norms = _chosen(network, layers)
     changing = {name: norm for name, norm in norms.items() if not _is_of(norm, kind, train_affine)}
     for name, norm in changing.items():

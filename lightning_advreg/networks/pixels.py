@@ -1,8 +1,9 @@
-"""The statistics with which classifiers normalise their pixels."""
+"""Pixels: the statistics with which classifiers normalise them, and their 256 levels in files."""
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_advreg.networks.base import Normalize
 
@@ -49,3 +50,19 @@ def make_normalize(
     if default is not None and len(default[0]) == in_channels:
         return Normalize(*default)
     return nn.Identity()
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Round pixels in [0, 1] to the nearest of 256 levels, as a file of images holds them.
+
+    Args:
+        images: Floating point; what lies outside [0, 1] is taken to its bounds.
+
+    Returns:
+        uint8 of the same shape.
+
+    Example:
+        >>> to_bytes(torch.tensor([-0.1, 0.0, 0.499, 0.999, 1.2])).tolist()
+        [0, 0, 127, 255, 255]
+    """
+    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8)

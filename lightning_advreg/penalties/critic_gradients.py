@@ -47,8 +47,7 @@ class GradientPenalty(_WeightedGradient):
 
     def terms(self, critic_pass: CriticPass) -> tuple[Tensor, ...]:
         """Give the mean of ``(||grad|| - 1)^2``."""
-        squares = _squares(critic_pass, _between(critic_pass))
-        return (((squares + _EPS).sqrt() - 1).square().mean(),)
+        return (_unit_norms(critic_pass, _between(critic_pass)),)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class DRAGAN(_WeightedGradient):
         """Give the mean of ``(||grad|| - 1)^2``."""
         x = critic_pass.real.detach()
         moved = x + to_float(self.noise, "noise") * x.std(correction=0) * torch.randn_like(x)
-        return (((_squares(critic_pass, moved) + _EPS).sqrt() - 1).square().mean(),)
+        return (_unit_norms(critic_pass, moved),)
 
 
 @dataclass(frozen=True)
@@ -204,6 +203,11 @@ def _between(critic_pass: CriticPass) -> Tensor:
         )
     u = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
     return u * real + (1 - u) * fake
+
+
+def _unit_norms(critic_pass: CriticPass, x: Tensor) -> Tensor:
+    """Give the mean of ``(||grad|| - 1)^2`` of the discriminator's gradients at images."""
+    return ((_squares(critic_pass, x) + _EPS).sqrt() - 1).square().mean()
 
 
 def _squares(critic_pass: CriticPass, x: Tensor) -> Tensor:

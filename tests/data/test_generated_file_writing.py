@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lightning_advreg.data import ArrayDataModule, DigitsDataModule
-from lightning_advreg.data.generated_file import to_bytes, write_generated
+from lightning_advreg.data.generated_file import write_generated
+from lightning_advreg.networks.pixels import to_bytes
 
 
 def some(count=30):

@@ -9,9 +9,9 @@ from torch import nn
 
 from lightning_advreg import RegularizedClassifier
 from lightning_advreg.metrics import ClassifierFeatures, InceptionFeatures, PixelFeatures, StackedFeatures
-from lightning_advreg.metrics.gan_features import to_bytes
 from lightning_advreg.metrics.gan_inception import WEIGHTS
 from lightning_advreg.metrics.gan_reference import ImageChecksum
+from lightning_advreg.networks.pixels import to_bytes
 from tests.modules.parts import SHAPE, conv, gan
 
 X = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
