@@ -35,7 +35,7 @@ class LeCam(Recorded, CriticPenalty, nn.Module):
 
     Example:
         >>> critic, penalty = nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), LeCam(start_step=0)
-        >>> _ = nn.init.zeros_(critic[1].weight)
+        >>> _ = [nn.init.zeros_(parameter) for parameter in critic.parameters()]
         >>> penalty(critic, torch.rand(3, 1, 2, 2), torch.rand(3, 1, 2, 2)).item()
         0.0
     """
