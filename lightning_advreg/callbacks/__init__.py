@@ -6,6 +6,7 @@ from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
+from lightning_advreg.callbacks.exact_resume import ExactResume
 from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
 from lightning_advreg.callbacks.gan_monitor import GANMonitor
 from lightning_advreg.callbacks.image_log import log_image
@@ -26,6 +27,7 @@ __all__ = [
     "BatchAugmentation",
     "ConvergenceMonitor",
     "DropoutAblation",
+    "ExactResume",
     "GANEvaluation",
     "GANMonitor",
     "GeneratedSamples",
