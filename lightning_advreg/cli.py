@@ -1,5 +1,6 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -21,7 +22,8 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
-from lightning_advreg.callbacks import SampleFile
+from lightning_advreg.callbacks import ExactResume, SampleFile
+from lightning_advreg.continuation import resumed, to_continue
 from lightning_advreg.environment import record_end, record_start
 
 
@@ -68,8 +70,15 @@ class RunFolderCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Write ``environment.json``."""
+        """Write ``environment.json``, and see to it that a run that is killed can go on."""
         self._record_start()
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        saves = self._get(self.config_init, "trainer", default={}).get("enable_checkpointing") is not False
+        if saves and not any(isinstance(callback, ExactResume) for callback in callbacks):
+            # where it cannot work and nobody has asked for it, the run goes without
+            with contextlib.suppress(ValueError):
+                ExactResume().check(self.trainer)
+                callbacks.append(ExactResume())
 
     def before_test(self) -> None:
         """Write ``environment.json``."""
@@ -110,6 +119,8 @@ class RunFolderCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
+        if settings and subcommand == "fit" and settings.get("ckpt_path") == "resume":
+            settings["ckpt_path"] = to_continue(settings["trainer"])
         path = settings.get("ckpt_path") if settings else None
         if settings and path and Path(path).is_file():
             stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
@@ -180,7 +191,7 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
 
             demo(arguments[1:])
             return None
-        arguments = find_configs(arguments)
+        arguments = find_configs(resumed(arguments))
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments

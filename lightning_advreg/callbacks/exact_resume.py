@@ -15,8 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_advreg.callbacks import resume_file
-from lightning_advreg.callbacks.course import Course
-from lightning_advreg.callbacks.loop_moments import LoopMoments, as_in_the_middle_of_a_batch_, between_steps
+from lightning_advreg.callbacks.continuation import Continuation
+from lightning_advreg.callbacks.loop_moments import (
+    LoopMoments,
+    as_in_the_middle_of_a_batch_,
+    between_steps,
+    run_ends,
+)
 from lightning_advreg.callbacks.noticed_signals import NoticedSignals
 from lightning_advreg.callbacks.schedule import check_positive
 from lightning_advreg.values import Number, to_float
@@ -86,7 +91,7 @@ class ExactResume(Callback):
         # where a save is exact: "step" between two steps of an epoch, "epoch" between two epochs
         self._place: str | None = None
         self._finished: dict[str, Any] | None = None
-        self._course = Course()
+        self._continuation = Continuation()
         self._steps, self._saved_at, self._saved_after = 0, 0.0, 0
 
     def path(self, trainer: pl.Trainer) -> Path:
@@ -105,40 +110,48 @@ class ExactResume(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what could not be exact."""
-        self._place, self._finished, self._course = None, None, Course()
-        if stage != "fit":
-            return
+        self._place, self._finished, self._continuation = None, None, Continuation()
+        if stage == "fit":
+            self.check(trainer)
+            self._signals.look_before()
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Check that a file can be written, and take the place of the former one.
+
+        Raises:
+            ValueError: If the folder is not of this machine, or checkpoints are written in the background.
+        """
         self.path(trainer)
         if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
             raise ValueError(
                 "ExactResume cannot tell when AsyncCheckpointIO has written its file; take that plugin off the Trainer."
             )
-        self._signals.look_before()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take over what was kept."""
         if trainer.state.fn == "fit":
-            self._course.load(trainer, checkpoint.get(resume_file.KEY))
+            self._continuation.load(trainer, checkpoint.get(resume_file.KEY))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the generators of all processes and the place in the epoch, to any checkpoint."""
-        checkpoint[resume_file.KEY] = {**self._course.kept(trainer, self._place), "finished": self._finished}
+        checkpoint[resume_file.KEY] = {**self._continuation.kept(trainer, self._place), "finished": self._finished}
         if self._place == "step":
             as_in_the_middle_of_a_batch_(checkpoint["loops"]["fit_loop"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Be called between steps and between epochs."""
         self._moments = moments = LoopMoments(trainer)
-        run, epoch, course = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._course
+        run, epoch, continuation = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._continuation
         moments.before(run, "run", lambda: self._before_run(trainer))
         moments.after(run, "on_run_start", lambda: self._run_started(trainer))
-        moments.before(epoch, "on_run_start", lambda fetcher: course.epoch_begins(trainer, fetcher))
-        moments.after(epoch, "on_run_start", lambda fetcher: course.epoch_has_begun(trainer))
+        moments.before(epoch, "on_run_start", lambda fetcher: continuation.epoch_begins(trainer, fetcher))
+        moments.after(epoch, "on_run_start", lambda fetcher: continuation.epoch_has_begun(trainer))
         moments.after(epoch, "on_advance_end", lambda fetcher: self._batch_done(trainer, pl_module))
+        moments.before(run, "on_advance_end", lambda: continuation.epoch_ends(trainer))
         moments.after(run, "on_advance_end", lambda: self._epoch_done(trainer))
         moments.after(run, "on_run_end", lambda: self._run_done(trainer))
         self._steps, self._saved_at, self._saved_after = 0, time.monotonic(), 0
@@ -155,8 +168,8 @@ class ExactResume(Callback):
         self.teardown(trainer, pl_module, "")
 
     def _before_run(self, trainer: pl.Trainer) -> None:
-        self._course.run_begins(trainer)
-        if self._course.finished:
+        self._continuation.run_begins(trainer)
+        if self._continuation.finished:
             rank_zero_info(
                 f"This run is finished, after epoch {trainer.current_epoch} and step {trainer.global_step}; raise "
                 "max_epochs or max_steps to train on."
@@ -169,7 +182,7 @@ class ExactResume(Callback):
     def _run_started(self, trainer: pl.Trainer) -> None:
         if self.save_on_signal:
             self._signals.listen()
-        self._course.run_has_begun(trainer)
+        self._continuation.run_has_begun(trainer)
 
     def _batch_done(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if between_steps(trainer, pl_module):
@@ -178,7 +191,9 @@ class ExactResume(Callback):
 
     def _epoch_done(self, trainer: pl.Trainer) -> None:
         self._steps += 1
-        self._between(trainer, "epoch")
+        # a run that is about to end does so before it listens: a save here would lack what comes at the end
+        if not run_ends(trainer):
+            self._between(trainer, "epoch")
 
     def _run_done(self, trainer: pl.Trainer) -> None:
         # what comes now ends by itself
@@ -215,8 +230,12 @@ class ExactResume(Callback):
         if number != signal.SIGTERM and postponed is not None:
             return
         path = self.path(trainer)
-        kept = f"Continue with: {_command(trainer, path)}" if saved or path.exists() else "Nothing could be saved."
+        # by all processes: they agree on the folder
+        command = _command(trainer, path)
+        kept = f"Continue with: {command}" if saved or path.exists() else "Nothing could be saved."
         rank_zero_info(f"Stopped by {name} in epoch {trainer.current_epoch}, after step {trainer.global_step}. {kept}")
+        # whoever starts processes may end the others when one has ended, and one is still writing
+        trainer.strategy.barrier("ExactResume")
         # status as of a process that the signal has killed: who waits for this one must not take it for done
         raise SIGTERMException(128 + number)
 

@@ -71,6 +71,13 @@ def between_steps(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
     return not held and not trainer.is_last_batch and not loop.epoch_loop.done
 
 
+def run_ends(trainer: pl.Trainer) -> bool:
+    """Tell whether the epoch that has just ended was the last one, after which comes what ends the run."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    by_epochs = epochs is not None and 0 <= epochs <= trainer.fit_loop.epoch_progress.current.processed
+    return by_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
+
+
 def as_in_the_middle_of_a_batch_(loops: dict[str, Any]) -> None:
     """Write the counters of a finished batch as they are in ``on_train_batch_end``, in place.
 

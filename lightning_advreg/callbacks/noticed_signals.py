@@ -60,7 +60,7 @@ class NoticedSignals:
         one of the user's. For SIGTERM it is a handler of the user's: Lightning's own ends the run.
         """
         handler = (self._before if number == signal.SIGTERM else self._replaced).get(number)
-        return (lambda: handler(number, None)) if callable(handler) and handler != signal.default_int_handler else None
+        return (lambda: handler(number, None)) if callable(handler) else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:

@@ -1,7 +1,15 @@
 """A run that is cut off anywhere, and continued, ends with the bits of one that was not."""
 
+import random
+from functools import partial
+
+import lightning.pytorch as pl
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg.augmentations import InputNoise
 from lightning_advreg.callbacks import BatchAugmentation, ExactResume, WeightAverage
@@ -28,6 +36,45 @@ class Cut(Callback):
         self.left -= 1
         if self.left == 0:
             raise CutOff
+
+
+class Chance(pl.LightningModule):
+    """Somebody's module, which draws from every generator and keeps house in the last hook of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        scale = random.random() + np.random.rand() + torch.rand(())
+        return nn.functional.cross_entropy(self.layer(x * scale), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.layer(batch[0]).square().mean() + random.random())
+
+    def on_train_batch_end(self, *args):
+        self.mean.lerp_(self.layer.bias.detach(), 0.1)
+
+    def on_train_epoch_start(self):
+        random.random()
+
+    def on_train_start(self):
+        # a new start draws here again
+        torch.rand(3)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.7, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+
+
+def foreign_data(workers=0, batches=6):
+    x = torch.rand(4 * batches, 4, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(x, (x.sum(1) > 2).long())
+    train = DataLoader(data, batch_size=4, shuffle=True, num_workers=workers)
+    return {"train_dataloaders": train, "val_dataloaders": DataLoader(data, batch_size=12)}
 
 
 def fit(module, folder, data, *, seed=0, callbacks=(), ckpt_path=None, resume=None, **settings):
@@ -76,10 +123,21 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("batches", [4, 6, 7, 8])
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    ("kind", "batches"), [("adversarial", 4), ("adversarial", 7), ("regularized", 8), ("gan", 6), ("gan", 9)]
+)
 def test_a_run_cut_off_anywhere_ends_with_the_same_bits(kind, batches, tmp_path):
     module, callbacks = CASES[kind]
     loader = "resident" if batches % 2 else "standard"
     data = own_data(loader=loader, augment=True)
     assert_continues(module, tmp_path, data, batches, callbacks=callbacks, val_check_interval=3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_steps": 16, "max_epochs": -1}, {"accumulate_grad_batches": 4}])
+@pytest.mark.parametrize("batches", [3, 7, 9])
+def test_a_module_and_loader_of_the_users_own_too(batches, settings, tmp_path):
+    assert_continues(Chance, tmp_path, foreign_data, batches, **settings)
+
+
+def test_a_loader_with_workers_too(tmp_path):
+    assert_continues(Chance, tmp_path, partial(foreign_data, workers=1), 9, limit_val_batches=0, max_epochs=2)

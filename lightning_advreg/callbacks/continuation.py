@@ -11,7 +11,7 @@ from lightning_advreg.callbacks.resume_file import KEY, is_finished
 from lightning_advreg.random_state import State, random_state, set_random_state
 
 
-class Course:
+class Continuation:
     """What a run has to find again beside its weights, from moment to moment of the run.
 
     Generators are put back late, when nothing but the next batch is to come, since hooks and loaders that a new start
@@ -96,6 +96,13 @@ class Course:
         else:
             self._epoch_start = [*self._epoch_start[:1], random_state(trainer.strategy.root_device)]
         self._loaded = None
+
+    def epoch_ends(self, trainer: pl.Trainer) -> None:
+        """Before what ends an epoch."""
+        waiting = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+        # Lightning leaves these schedulers out at the end of an epoch that was continued, as metrics may be missing
+        if all(monitor in trainer.callback_metrics for monitor in waiting):
+            trainer.fit_loop._restarting = False
 
     @property
     def _place(self) -> str | None:
