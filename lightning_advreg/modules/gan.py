@@ -9,6 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from lightning_advreg.augmentations import DiscriminatorAugmentation
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.classifier import Batch
@@ -133,7 +134,7 @@ class GAN(GANLosses):
         auxiliary_on_generated: bool = False,
         feature_matching: Number = 0.0,
         top_k: Number | Schedule = 1.0,
-        discriminator_augmentation: ImageFunction | None = None,
+        discriminator_augmentation: DiscriminatorAugmentation | ImageFunction | None = None,
         instance_noise: Number = 0.0,
         instance_noise_images: int = 1_000_000,
         ema_decay: float = 0.999,

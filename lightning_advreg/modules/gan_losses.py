@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_advreg.attacks import borrowed, in_mode
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.augmentations import DiscriminatorAugmentation
 from lightning_advreg.modules.gan_average import generate
 from lightning_advreg.modules.gan_base import GANBase
 from lightning_advreg.modules.gan_verdict import Verdict, judge
@@ -31,7 +32,7 @@ class GANLosses(GANBase):
     auxiliary_on_generated: bool
     feature_matching: float
     top_k: float | Schedule
-    discriminator_augmentation: ImageFunction | None
+    discriminator_augmentation: DiscriminatorAugmentation | ImageFunction | None
     instance_noise: float
     instance_noise_images: int
     accumulate_grad_batches: int
