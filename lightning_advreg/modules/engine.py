@@ -25,6 +25,7 @@ class Engine:
             not agree with the network, and where the attack wants another mode than ``eval``. A GAN has no attacks.
         channels_last: Keep the channels of a pixel side by side in memory, in images and in weights of convolutions.
             Left out, with a warning, where the network looks at its memory (``view`` where ``flatten`` would do).
+            Random numbers that are drawn for maps, as in dropout, fall on other positions.
         compile: Compile the passes of training with ``torch.compile``: one program for attacks, with the gradient of
             the images alone, and one for training; of a GAN's discriminator, the first is that of the generator's
             step. It takes a minute or two at the start. Evaluation, batches of another size, passes without gradient,

@@ -172,7 +172,8 @@ class GANLosses(GANBase):
         if level > 0:
             # a tensor of the CPU: a plain number would be copied to the device, and waited for
             self.log("train/instance_noise", torch.tensor(level, device="cpu"))
-            images = images + level * torch.randn_like(images)
+            # in the usual layout: in another one, the same random numbers would fall on other pixels
+            images = images + level * torch.randn_like(images, memory_format=torch.contiguous_format)
         return self.passes.laid_out(images)
 
     def _best(self, logits: Tensor) -> Tensor | slice:

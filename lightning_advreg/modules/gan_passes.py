@@ -179,20 +179,17 @@ def judges_alone(discriminator: nn.Module, images: Tensor, y: Tensor | None, *, 
     if len(x) < 2:
         return False
     buffers = [(buffer, buffer.clone()) for buffer in discriminator.buffers()]
-    with torch.random.fork_rng([x.device] if x.is_cuda else []), borrowed(discriminator, "train"):
-        states = _random_states(x)
-        logits = judge(
-            Split(discriminator) if split else discriminator, x.requires_grad_(), None if y is None else y[:4]
-        ).logits
-        if not logits.requires_grad:
-            return False
-        (gradient,) = torch.autograd.grad(logits[0], x)
-        drew = any(not torch.equal(a, b) for a, b in zip(states, _random_states(x), strict=True))
+    with torch.random.fork_rng([x.device] if x.is_cuda else []), torch.enable_grad():
+        before = _random_states(x)
+        network = Split(discriminator) if split else discriminator
+        logits = judge(network, x.requires_grad_(), None if y is None else y[:4]).logits
+        drew = not all(map(torch.equal, before, _random_states(x)))
+        gradient = torch.autograd.grad(logits[0], x)[0] if logits.requires_grad else torch.zeros_like(x)
     changed = False
     with torch.no_grad():
-        for buffer, before in buffers:
-            changed = changed or not torch.equal(buffer, before)
-            buffer.copy_(before)
+        for buffer, kept in buffers:
+            changed = changed or not torch.equal(buffer, kept)
+            buffer.copy_(kept)
     return not (drew or changed or bool(gradient[1:].any()))
 
 
