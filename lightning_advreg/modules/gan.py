@@ -7,12 +7,12 @@ from typing import Literal, cast
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from lightning_advreg.augmentations import DiscriminatorAugmentation
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.classifier import Batch
+from lightning_advreg.modules.engine import Engine
 from lightning_advreg.modules.gan_checks import (
     at_least,
     auxiliary_weight_of,
@@ -22,6 +22,7 @@ from lightning_advreg.modules.gan_checks import (
     share_of,
 )
 from lightning_advreg.modules.gan_losses import GANLosses
+from lightning_advreg.modules.gan_passes import Passes, adam
 from lightning_advreg.modules.limits import Limits, check_apart
 from lightning_advreg.modules.penalties import gan_penalties, states
 from lightning_advreg.objectives import GANLoss, NonSaturating
@@ -30,10 +31,6 @@ from lightning_advreg.penalties.critic_consistency import ImageFunction
 from lightning_advreg.penalties.critic_in_training import bind_critic
 from lightning_advreg.schedules import Schedule
 from lightning_advreg.values import Number, to_float
-
-# not a default of the arguments: the command line could not write a partial into config.yaml, nor could a lambda go to
-# another process
-_ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
 
 
 class GAN(GANLosses):
@@ -104,6 +101,7 @@ class GAN(GANLosses):
             generator's makes two time scales (TTUR, Heusel et al. 2017).
         generator_lr_scheduler: From the generator's optimizer to a schedule, stepped every epoch.
         discriminator_lr_scheduler: From the discriminator's optimizer to a schedule, stepped every epoch.
+        engine: What makes training fast, or None for none of it; the results are equal up to rounding.
 
     Raises:
         ValueError: If a number is out of its range, a budget is exceeded, ``latent_dim`` is unknown, the networks are
@@ -148,6 +146,7 @@ class GAN(GANLosses):
         discriminator_optimizer: OptimizerCallable | None = None,
         generator_lr_scheduler: LRSchedulerCallable | None = None,
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(
             generator,
@@ -167,7 +166,9 @@ class GAN(GANLosses):
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         check_apart([*generator_constraints, *discriminator_constraints])
         self.limits = nn.ModuleDict({key: Limits(each) for key, each in self.constraints.items()})
-        self.optimizers_of = {"d": discriminator_optimizer or _ADAM, "g": generator_optimizer or _ADAM}
+        # a fused optimizer undoes a gradient scaler's scale within its step, and clipping comes before that
+        default = partial(adam, fused=engine is not None and gradient_clip_val is None)
+        self.optimizers_of = {"d": discriminator_optimizer or default, "g": generator_optimizer or default}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
         self.n_critic = at_least(n_critic, 1, "n_critic")
         self.auxiliary_on_generated = auxiliary_on_generated
@@ -181,17 +182,29 @@ class GAN(GANLosses):
         self.instance_noise_images = at_least(instance_noise_images, 1, "instance_noise_images")
         self.accumulate_grad_batches = at_least(accumulate_grad_batches, 1, "accumulate_grad_batches")
         self.gradient_clip_val = positive_or_none(gradient_clip_val, "gradient_clip_val")
+        self.engine = engine
+        self.passes = Passes(engine)
         self.gradient_clip_algorithm = one_of(gradient_clip_algorithm, ("norm", "value"), "gradient_clip_algorithm")
         if self._split:
             check_split(discriminator, "feature_matching" if self.feature_matching else "an auxiliary classifier")
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self._limits(name[0]).check(network, name)
 
+    def setup(self, stage: str) -> None:
+        """Lay the weights out in memory, before a distributed wrapper looks at them."""
+        if stage == "fit":
+            self.passes.lay_out_(self.generator, self.discriminator)
+
+    def on_fit_end(self) -> None:
+        """Drop what only training needs."""
+        self.passes.drop()
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the discriminator, and every ``n_critic``-th time the generator."""
         real, y = self.read(batch)
         if batch_idx == 0:
             self.check_batch(real, y)
+        self._try_passes(real, y, anew=batch_idx == 0)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch

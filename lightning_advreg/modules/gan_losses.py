@@ -13,7 +13,8 @@ from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.augmentations import DiscriminatorAugmentation
 from lightning_advreg.modules.gan_average import generate
 from lightning_advreg.modules.gan_base import GANBase
-from lightning_advreg.modules.gan_verdict import Verdict, judge
+from lightning_advreg.modules.gan_passes import Passes
+from lightning_advreg.modules.gan_verdict import Verdict
 from lightning_advreg.modules.penalties import add_penalties, add_values
 from lightning_advreg.objectives import GANLoss
 from lightning_advreg.penalties import CriticPass, CriticPenalty, TrainingPass
@@ -36,6 +37,7 @@ class GANLosses(GANBase):
     instance_noise: float
     instance_noise_images: int
     accumulate_grad_batches: int
+    passes: Passes
 
     def discriminator_loss(self, real: Tensor, y: Tensor | None = None) -> Tensor:
         """Give the discriminator's loss, without penalties, on real images and as many generated ones.
@@ -55,12 +57,12 @@ class GANLosses(GANBase):
         """
         compares = self.loss.needs_real or self.feature_matching > 0
         labels = y if compares else self.labels(len(real))
-        shown = self._shown(generate(self.generator, self.noise(len(real)), labels))
-        fake = judge(self.discriminator, shown, self.for_discriminator(labels), split=self._split)
+        made = self.passes.generate(self.generator, self.noise(len(real)), labels, eager=self._eager("g"))
+        fake = self._judge(self._shown(made), labels)
         logits, of_real = fake.logits, None
         if compares:
             with torch.no_grad(), in_mode(self.discriminator, "batch_stats"):
-                of_real = judge(self.discriminator, self._shown(real), self.for_discriminator(y), split=self._split)
+                of_real = self._judge(self._shown(real), y)
         kept = self._best(logits)
         if self.loss.needs_real and of_real is not None:
             loss = self.loss.generator(logits[kept], of_real.logits[kept])
@@ -101,6 +103,17 @@ class GANLosses(GANBase):
         seen = TrainingPass(self.generator, watched=watched)
         return add_penalties(self, "train/g_penalty", self.penalties["g"], seen, self._epoch, loss)
 
+    def _try_passes(self, real: Tensor, y: Tensor | None, *, anew: bool) -> None:
+        # no random numbers, so that an engine leaves them as they are
+        z = torch.zeros(min(len(real), 4), self.latent_dim, device=self.device)
+        noise, images = ((z,), (real[:4],)) if y is None else ((z, y[:4]), (real[:4], y[:4]))
+        seen = images if self.for_discriminator(y) is not None else images[:1]
+        self.passes.try_(self.generator, self.discriminator, noise, seen, split=self._split, anew=anew)
+
+    def _eager(self, key: str) -> bool:
+        """Say whether a penalty watches layers of a network, one pass after another, or differentiates it twice."""
+        return any(getattr(penalty, "eager", False) for penalty in self.penalties[key].values())
+
     def _accumulate(
         self, key: str, optimizer: LightningOptimizer, objective: Callable[[], Tensor], *, first: bool, last: bool
     ) -> None:
@@ -126,9 +139,15 @@ class GANLosses(GANBase):
         for which in self._differentiated():
             shown[which] = shown[which].detach().requires_grad_()
         labels = self.for_discriminator(y)
-        on_real, on_fake = (judge(self.discriminator, x, labels, split=self._split) for x in shown.values())
+        on_real, on_fake = self.passes.judge_both(
+            self.discriminator, shown["real"], shown["fake"], labels, split=self._split, eager=self._eager("d")
+        )
         self.log_dict({"train/d_real": on_real.logits.detach().mean(), "train/d_fake": on_fake.logits.detach().mean()})
         return on_real, on_fake
+
+    def _judge(self, images: Tensor, y: Tensor | None) -> Verdict:
+        labels = self.for_discriminator(y)
+        return self.passes.judge(self.discriminator, images, labels, split=self._split, eager=self._eager("d"))
 
     def _compare(self, on_real: Verdict, on_fake: Verdict, y: Tensor | None) -> Tensor:
         loss = self.loss.discriminator(on_real.logits, on_fake.logits)
@@ -154,8 +173,9 @@ class GANLosses(GANBase):
         if level > 0:
             # a tensor of the CPU: a plain number would be copied to the device, and waited for
             self.log("train/instance_noise", torch.tensor(level, device="cpu"))
-            images = images + level * torch.randn_like(images)
-        return images
+            # in the usual layout: in another one, the same random numbers would fall on other pixels
+            images = images + level * torch.randn_like(images, memory_format=torch.contiguous_format)
+        return self.passes.laid_out(images)
 
     def _best(self, logits: Tensor) -> Tensor | slice:
         """Give the places of the generated images that the generator learns from."""
