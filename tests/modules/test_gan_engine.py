@@ -96,7 +96,9 @@ def test_a_discriminator_that_looks_at_its_memory_keeps_the_usual_layout():
     class Viewing(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.linear = nn.Conv2d(1, 2, 3), nn.Linear(72, 1)
+            # weights of one channel would have both layouts at once
+            self.conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3))
+            self.linear = nn.Linear(32, 1)
 
         def forward(self, x):
             return self.linear(self.conv(x).view(len(x), -1)).squeeze(1)
@@ -104,7 +106,7 @@ def test_a_discriminator_that_looks_at_its_memory_keeps_the_usual_layout():
     model = plain_gan(discriminator=Viewing(), engine=Engine(channels_last=True))
     with pytest.warns(UserWarning, match=r"Viewing is trained without channels_last: .*x\.flatten\(1\)"):
         trainer(limit_val_batches=0, limit_train_batches=1).fit(model, labelled())
-    assert model.discriminator.conv.weight.is_contiguous()
+    assert model.discriminator.conv[1].weight.is_contiguous()
 
 
 # one pass over real and generated images
