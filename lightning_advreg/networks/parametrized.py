@@ -16,8 +16,7 @@ class PicklesParametrizations(nn.Module):
 
     PyTorch makes a class for each such layer, which no other process knows, and so refuses to pickle it. In a pickle
     of this network it is a layer of the class that it was of before, with what computes its weights beside it; loading
-    puts that to work again, and computes nothing. So the network reaches the processes of the strategy ``ddp_spawn``,
-    and goes through ``torch.save``.
+    puts that to work again, and computes nothing. The strategy ``ddp_spawn`` needs that, and so does ``torch.save``.
 
     Example:
         >>> from lightning_advreg.networks import DCGANDiscriminator
