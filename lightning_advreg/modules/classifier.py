@@ -215,6 +215,7 @@ class Classifier(CheckpointedModule, ABC):
         if self.trainer.ckpt_path is None:
             self.limits.project_(self.network, self.current_epoch)
         self.limits.forget()
+        self.limits.announce(self.network)
         begin(self.penalties, self.network)
 
     def on_train_start(self) -> None:

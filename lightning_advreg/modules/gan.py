@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, cast
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -52,11 +53,19 @@ class GAN(GANLosses):
     Every epoch ends with ``train/d_constraint/<name>/<what>`` and the same for ``g``, as in
     ``RegularizedClassifier``.
 
-    Lightning counts every step of either optimizer in ``trainer.global_step``: with ``n_critic=1`` it grows by 2 a
-    batch, so that ``Trainer(max_steps=...)`` ends after half as many batches, and
-    ``ModelCheckpoint(every_n_train_steps=...)`` saves twice as often. ``batches_seen``, ``images_seen``,
-    ``discriminator_steps`` and ``generator_steps`` count what their names say, and are kept in checkpoints. Loggers
-    count batches; learning rates are scheduled by epochs.
+    What counts what, under manual optimization:
+
+    - ``trainer.global_step`` counts the steps of both optimizers: ``n_critic + 1`` in a round of ``n_critic`` steps of
+      the discriminator and one of the generator, which takes ``n_critic * accumulate_grad_batches`` batches.
+    - ``Trainer(max_steps=...)`` ends training after the batch in which ``global_step`` reaches it: with
+      ``n_critic=1``, half as many batches.
+    - ``ModelCheckpoint(every_n_train_steps=...)`` saves after batches that leave ``global_step`` at a multiple: give a
+      multiple of ``n_critic + 1``, which saves after so many rounds.
+    - Loggers, ``log_every_n_steps`` and ``val_check_interval`` count batches, pictures of samples epochs.
+    - Learning rates are scheduled by epochs: both schedules step at the end of each.
+    - ``ema_decay`` is per step of the generator, and the average is part of every checkpoint.
+    - ``batches_seen``, ``images_seen``, ``discriminator_steps`` and ``generator_steps`` count what their names say,
+      and are kept in checkpoints.
 
     Args:
         generator: From noise ``(N, latent_dim)``, and labels ``(N,)``, to images ``(N, C, H, W)`` in [0, 1].
@@ -199,8 +208,13 @@ class GAN(GANLosses):
         """Drop what only training needs."""
         self.passes.drop()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step the discriminator, and every ``n_critic``-th time the generator."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Step the discriminator, and every ``n_critic``-th time the generator.
+
+        Returns:
+            The losses of the steps under the names that they are logged by, for callbacks: to ask
+            ``trainer.callback_metrics`` in every batch would be to wait for the device.
+        """
         real, y = self.read(batch)
         if batch_idx == 0:
             self.check_batch(real, y)
@@ -209,15 +223,20 @@ class GAN(GANLosses):
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch
         objective = partial(self._discriminator_objective, real, y)
-        self._accumulate("d", optimizer_d, objective, first=len(self._window) == 1, last=full)
+        loss = self._accumulate("d", optimizer_d, objective, first=len(self._window) == 1, last=full)
+        losses = {"train/d_loss": loss}
         self.batches_seen += 1
         self.images_seen += len(real) * self.trainer.world_size
         if full:
             window, self._window = self._window, []
             self.discriminator_steps += 1
             if self.discriminator_steps % self.n_critic == 0:
+                of_window: list[Tensor] = []
                 for index, (real, y) in enumerate(window, start=1):
                     objective = partial(self._generator_objective, real, y)
-                    self._accumulate("g", optimizer_g, objective, first=index == 1, last=index == len(window))
+                    first, last = index == 1, index == len(window)
+                    of_window.append(self._accumulate("g", optimizer_g, objective, first=first, last=last))
+                losses["train/g_loss"] = torch.stack(of_window).mean()
                 self.generator_steps += 1
                 self._average_generator()
+        return losses

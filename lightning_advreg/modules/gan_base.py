@@ -177,6 +177,8 @@ class GANBase(CheckpointedModule):
             self._limits("g").project_(self.generator, self.current_epoch)
         self._limits("d").forget()
         self._limits("g").forget()
+        self._limits("g").announce(self.generator, "generator")
+        self._limits("d").announce(self.discriminator, "discriminator")
         begin(self.penalties["d"], self.discriminator)
         begin(self.penalties["g"], self.generator)
         if self.generator_steps == 0:

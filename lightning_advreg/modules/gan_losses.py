@@ -116,8 +116,8 @@ class GANLosses(GANBase):
 
     def _accumulate(
         self, key: str, optimizer: LightningOptimizer, objective: Callable[[], Tensor], *, first: bool, last: bool
-    ) -> None:
-        """Add the gradient of one batch to those of its window, and with the last one take a step."""
+    ) -> Tensor:
+        """Add the gradient of one batch to those of its window, with the last one take a step; give the loss."""
         network = self.discriminator if key == "d" else self.generator
         with optimizer.toggle_model(sync_grad=last):
             loss = objective()
@@ -130,6 +130,7 @@ class GANLosses(GANBase):
                 optimizer.step()
         if last:
             self._limits(key).project_(network, self._epoch + 1 / self.trainer.num_training_batches)
+        return loss.detach()
 
     def _judge_both(self, real: Tensor, y: Tensor | None) -> tuple[Verdict, Verdict]:
         # BatchNorm of the generator normalises by the batch as ever, but only its own steps move running statistics
