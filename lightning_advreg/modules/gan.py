@@ -216,9 +216,7 @@ class GAN(GANLosses):
             ``trainer.callback_metrics`` in every batch would be to wait for the device.
         """
         real, y = self.read(batch)
-        if batch_idx == 0:
-            self.check_batch(real, y)
-        self._try_passes(real, y, anew=batch_idx == 0)
+        self._prepare(real, y, first=batch_idx == 0)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch

@@ -24,6 +24,9 @@ from lightning_advreg.penalties.critic_in_training import due, evaluate_critic
 from lightning_advreg.penalties.in_training import watching
 from lightning_advreg.schedules import Schedule
 
+_TRIED = 4
+"""How many images are enough to find out what the networks do with them."""
+
 
 class GANLosses(GANBase):
     """The losses of both networks, with their penalties, and the steps that follow; a subclass has the settings."""
@@ -103,12 +106,20 @@ class GANLosses(GANBase):
         seen = TrainingPass(self.generator, watched=watched)
         return add_penalties(self, "train/g_penalty", self.penalties["g"], seen, self._epoch, loss)
 
-    def _try_passes(self, real: Tensor, y: Tensor | None, *, anew: bool) -> None:
+    def _prepare(self, real: Tensor, y: Tensor | None, *, first: bool) -> None:
+        """Check the first batch of an epoch, and find out what its passes allow, also where a run goes on after it."""
+        if not first and self.passes.tried:
+            return
+        few = slice(0, _TRIED)
         # no random numbers, so that an engine leaves them as they are
-        z = torch.zeros(min(len(real), 4), self.latent_dim, device=self.device)
-        noise, images = ((z,), (real[:4],)) if y is None else ((z, y[:4]), (real[:4], y[:4]))
-        seen = images if self.for_discriminator(y) is not None else images[:1]
-        self.passes.try_(self.generator, self.discriminator, noise, seen, split=self._split, anew=anew)
+        z = torch.zeros(len(real[few]), self.latent_dim, device=self.device)
+        labels = () if y is None else (y[few],)
+        seen = (real[few], *(() if self.for_discriminator(y) is None else labels))
+        self.passes.try_layout(self.generator, self.discriminator, (z, *labels), seen)
+        if first:
+            self.check_batch(real, y)
+        self.passes.try_joining(self.discriminator, seen, split=self._split)
+        self.passes.tried = True
 
     def _eager(self, key: str) -> bool:
         """Say whether a penalty watches layers of a network, one pass after another, or differentiates it twice."""

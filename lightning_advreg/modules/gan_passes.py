@@ -1,7 +1,7 @@
 """How a GAN runs its networks in training, as its engine says."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,12 @@ class Passes:
 
     Args:
         engine: The engine, or None for plain passes.
+
+    Attributes:
+        tried: Whether the networks of this run have been tried.
     """
+
+    tried: bool
 
     def __init__(self, engine: Engine | None) -> None:
         self._joins = engine is not None
@@ -53,7 +58,7 @@ class Passes:
         for programs in self._programs.values():
             programs.drop()
         self._split: Split | None = None
-        self._joined = self._channels_last = self._tried = False
+        self._joined = self._channels_last = self.tried = False
 
     def lay_out_(self, *networks: nn.Module) -> None:
         """Lay networks out in memory as the engine says."""
@@ -61,36 +66,35 @@ class Passes:
             for network in networks:
                 lay_out_(network, torch.channels_last)
 
-    def try_(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        noise: Sequence[Tensor],
-        images: Sequence[Tensor],
-        *,
-        split: bool,
-        anew: bool,
+    def try_layout(
+        self, generator: nn.Module, discriminator: nn.Module, noise: Sequence[Tensor], images: Sequence[Tensor]
     ) -> None:
-        """Find out what the networks allow, at the first batch of an epoch or of a run.
+        """Find out, at the first batch of an epoch or of a run, whether the networks take another layout of images.
 
         Args:
             generator: The generator.
             discriminator: The discriminator.
             noise: What the generator takes: noise ``(N, latent_dim)``, and labels ``(N,)`` where it does.
             images: What the discriminator takes: images ``(N, C, H, W)``, and labels where it does.
-            split: Whether the discriminator is asked for its features.
-            anew: Whether this is the first batch of an epoch.
         """
-        if self._tried and not anew:
-            return
         if self._engine.channels_last:
-            with borrowed(generator), borrowed(discriminator), torch.no_grad():
+            # networks that do not take these images in any layout are refused by the check of the batch
+            with borrowed(generator), borrowed(discriminator), torch.no_grad(), suppress(RuntimeError):
+                self._channels_last = False
                 keeps_channels_last_(generator, *noise)
                 self._channels_last = keeps_channels_last_(discriminator, *images)
+
+    def try_joining(self, discriminator: nn.Module, images: Sequence[Tensor], *, split: bool) -> None:
+        """Find out, at the first batch of an epoch or of a run, whether one pass can judge all images.
+
+        Args:
+            discriminator: The discriminator.
+            images: What it takes: images ``(N, C, H, W)``, and labels where it does.
+            split: Whether it is asked for its features.
+        """
         if self._joins:
             y = images[1] if len(images) > 1 else None
             self._joined = judges_alone(discriminator, images[0], y, split=split)
-        self._tried = True
 
     def laid_out(self, images: Tensor) -> Tensor:
         """Give images as the discriminator wants them in memory."""
