@@ -3,13 +3,16 @@
 import difflib
 import itertools
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -23,6 +26,18 @@ import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
 from lightning_advreg.callbacks import SampleFile
 from lightning_advreg.environment import record_end, record_start
+from lightning_advreg.files import RefusedFile, SafeCheckpointIO, read_checkpoint, write_json
+from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.packages import (
+    VARIABLE,
+    check_class_paths,
+    listed_packages,
+    read_packages,
+    restrict_imports,
+)
+
+_NAMES_OF_CHECKPOINTS = ("best", "last", "hpc", "registry")
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,10 +65,16 @@ class RunFolderCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as tensors and plain values alone, unless ``--weights_only`` says otherwise."""
+        """Load checkpoints as tensors and plain values alone."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
-        if settings is not None and settings.get("weights_only", True) is None:
-            settings["weights_only"] = True
+        if settings is None or "weights_only" not in settings:
+            return
+        if settings["weights_only"] is False:
+            self.parser.error(
+                "--weights_only false would run what a checkpoint says. If you trust one that holds objects of your own "
+                "class, call torch.serialization.add_safe_globals([YourClass]) where that class is defined."
+            )
+        settings["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Put the file logger first, so that it decides where everything lies."""
@@ -65,6 +86,7 @@ class RunFolderCLI(LightningCLI):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 _set_aside(Path(root) / "checkpoints")
             kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
+        kwargs["plugins"] = _with_safe_checkpoints(self._get(self.config_init, "trainer", default={}))
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -111,8 +133,12 @@ class RunFolderCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
         path = settings.get("ckpt_path") if settings else None
-        if settings and path and Path(path).is_file():
-            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if settings and path and _is_file(path):
+            try:
+                stored = read_checkpoint(path)
+                check_class_paths(stored.get("hyper_parameters", {}), str(path))
+            except (RefusedFile, OSError) as error:
+                self.parser.error(f"--ckpt_path: {error}")
             saved_by = stored.get("hyper_parameters", {}).get("_class_path", "")
             asked_for = str((settings.get("model") or {}).get("class_path", saved_by))
             if saved_by and saved_by.rpartition(".")[2] != asked_for.rpartition(".")[2]:
@@ -153,7 +179,7 @@ class RunFolderCLI(LightningCLI):
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        (Path(folder) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(folder) / "results.json", results)
 
     @rank_zero_only
     def _say_where(self) -> None:
@@ -180,7 +206,16 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
 
             demo(arguments[1:])
             return None
+        arguments, packages = take_packages(arguments)
+        restrict_imports(packages)
         arguments = find_configs(arguments)
+        try:
+            check_configs(arguments)
+        except (RefusedFile, OSError) as error:
+            sys.exit(f"lightning-advreg: error: {error}")
+        if args is None and packages is not None:
+            # processes that a strategy starts get the other arguments alone
+            os.environ[VARIABLE] = " ".join(packages)
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments
@@ -214,8 +249,46 @@ def command_line(kind: type[CLI], args: ArgsType, *, exit_on_error: bool = True)
 
 def console() -> None:
     """Run the command line as a program, whose exit status is 0 unless something fails."""
-    # what `main` gives would be an exit status of 1 to the console script
-    main()
+    try:
+        # what `main` gives would be an exit status of 1 to the console script
+        main()
+    except RefusedFile as error:
+        sys.exit(f"lightning-advreg: error: {error}")
+
+
+def take_packages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Take ``--allow_packages PACKAGE ...`` out of a command line.
+
+    Args:
+        arguments: Command-line arguments. The list of packages ends at the next flag or subcommand.
+
+    Returns:
+        The other arguments, and the packages; without the flag those of the environment variable, or None.
+
+    Raises:
+        SystemExit: If the list is empty or holds anything but import paths.
+
+    Example:
+        >>> take_packages(["fit", "--allow_packages", "lightning_advreg", "torch", "--config", "quickstart"])
+        (['fit', '--config', 'quickstart'], ['lightning_advreg', 'torch'])
+    """
+    flag = "--allow_packages"
+    others: list[str] = []
+    listed: list[str] | None = None
+    taking = False
+    for argument in arguments:
+        if argument == flag or argument.startswith(f"{flag}="):
+            listed = (listed or []) + [part for part in argument.partition("=")[2:] if part]
+            taking = argument == flag
+        elif taking and not argument.startswith("-") and argument not in _SUBCOMMANDS:
+            listed = [*(listed or []), argument]
+        else:
+            taking = False
+            others.append(argument)
+    try:
+        return others, listed_packages() if listed is None else read_packages(" ".join(listed), flag)
+    except ValueError as error:
+        sys.exit(f"lightning-advreg: error: {error}")
 
 
 def configs_folder() -> Path:
@@ -256,6 +329,24 @@ def _find_config(name: str) -> str:
         return str(shipped[key])
     near = difflib.get_close_matches(key, shipped, n=3, cutoff=0.4) or list(shipped)
     sys.exit(f"lightning-advreg: there is no configuration {name}; nearest of those that come along: {', '.join(near)}")
+
+
+def _is_file(path: str | Path) -> bool:
+    named = "://" in str(path) or str(path).partition(":")[0] in _NAMES_OF_CHECKPOINTS
+    # strategies that split a network write folders
+    return not named and not any(Path(path, name).exists() for name in (".metadata", "meta.pt", "checkpoint"))
+
+
+def _with_safe_checkpoints(settings: Mapping[str, Any]) -> list[Any] | None:
+    given = settings.get("plugins")
+    plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    # a strategy may have been given one of its own, and Lightning takes only one
+    own = getattr(settings.get("strategy"), "_checkpoint_io", None)
+    taken = own is not None or any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    # strategies for TPUs write in a way of their own
+    if not taken and not XLAAccelerator.is_available():
+        plugins.append(SafeCheckpointIO())
+    return plugins or None
 
 
 def _loggers(given: object) -> list[Logger]:
