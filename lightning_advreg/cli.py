@@ -71,8 +71,8 @@ class RunFolderCLI(LightningCLI):
             return
         if settings["weights_only"] is False:
             self.parser.error(
-                "--weights_only false would run what a checkpoint says. If you trust one that holds objects of your own "
-                "class, call torch.serialization.add_safe_globals([YourClass]) where that class is defined."
+                "--weights_only false would run what a checkpoint says. If you trust one that holds objects of your "
+                "own class, call torch.serialization.add_safe_globals([YourClass]) where that class is defined."
             )
         settings["weights_only"] = True
 

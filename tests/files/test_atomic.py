@@ -30,7 +30,8 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
             assert path.read_text() == "old"
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, fail)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 

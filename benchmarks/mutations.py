@@ -1,27 +1,29 @@
 """Checkpoints and configurations that were tampered with, from a seed."""
 
 import io
+import itertools
 import pickle
 import pickletools
 import random
 import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import yaml
-
-CANARY = "LIGHTNING_ADVREG_CANARY"
 
 
 class Hostile:
     """Pickled, it writes a file when it is loaded by ``pickle``."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = str(path)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return open, (self.path, "w")
 
 
-def rebuilt(content, change):
+def rebuilt(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """Give an archive of torch.save with right checksums whose pickle went through ``change``."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
@@ -31,7 +33,7 @@ def rebuilt(content, change):
     return target.getvalue()
 
 
-def mutated_checkpoint(content, seed, canary):
+def mutated_checkpoint(content: bytes, seed: int, canary: Path) -> tuple[bytes, str]:
     """Give a checkpoint that differs from ``content``, and what was done to it."""
     chance = random.Random(seed)
     kinds = {
@@ -47,7 +49,7 @@ def mutated_checkpoint(content, seed, canary):
     return kinds[kind](), kind
 
 
-def mutated_config(config, seed, module):
+def mutated_config(config: dict[str, Any], seed: int, module: str) -> tuple[str, str]:
     """Give the text of a configuration that differs from ``config``, and what was done to it."""
     chance = random.Random(seed)
     text = yaml.safe_dump(config)
@@ -67,27 +69,27 @@ def mutated_config(config, seed, module):
     return kinds[kind](), kind
 
 
-def _flipped(content, chance):
+def _flipped(content: bytes, chance: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 8])):
         changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
     return bytes(changed)
 
 
-def _moved(content, chance):
+def _moved(content: bytes, chance: random.Random) -> bytes:
     begin = chance.randrange(len(content))
     piece = content[begin : begin + chance.randrange(1, 2000)]
     return content[:begin] + chance.choice([b"", piece + piece]) + content[begin + len(piece) :]
 
 
-def _instruction(data, chance):
+def _instruction(data: bytes, chance: random.Random) -> bytes:
     places = [place for _, _, place in pickletools.genops(data)][2:-1]
     codes = [code.code.encode("latin1") for code in pickletools.opcodes]
     place = chance.choice(places)
     return data[:place] + chance.choice(codes) + data[place + chance.choice([0, 1]) :]
 
 
-def _calling(data, chance, canary):
+def _calling(data: bytes, chance: random.Random, canary: Path) -> bytes:
     calls = [
         pickle.dumps(Hostile(canary), 2)[2:-1],
         b"cposix\nsystem\nX" + _text(f"touch {canary}") + b"\x85R",
@@ -100,11 +102,11 @@ def _calling(data, chance, canary):
     return data[:2] + chance.choice(calls) + chance.choice([b"0" + data[2:], b"."])
 
 
-def _text(text):
+def _text(text: str) -> bytes:
     return len(text).to_bytes(4, "little") + text.encode()
 
 
-def _retyped(data, chance):
+def _retyped(data: bytes, chance: random.Random) -> bytes:
     numbers = [(b"K\x01", b"J\xff\xff\xff\xff"), (b"K\x00", b"N"), (b"\x88", b"]"), (b"}", b"]"), (b"N", b"}")]
     old, new = chance.choice(numbers)
     places = [place for place in range(len(data)) if data.startswith(old, place)]
@@ -112,19 +114,19 @@ def _retyped(data, chance):
     return data[:place] + new + data[place + len(old) :]
 
 
-def _letters(text, chance):
+def _letters(text: str, chance: random.Random) -> list[str]:
     letters = list(text)
     for _ in range(chance.choice([1, 2, 5])):
         letters[chance.randrange(len(letters))] = chance.choice("aZ0:-[]{}&*!|>'\"%@`#\n \t,?é")
     return letters
 
 
-def _lines(lines, chance):
+def _lines(lines: list[str], chance: random.Random) -> list[str]:
     place = chance.randrange(len(lines))
     return lines[:place] + chance.choice([[], [lines[place]] * 2, lines[place:] + lines[:place]]) + lines[place + 1 :]
 
 
-def _places(value, at=()):
+def _places(value: object, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if isinstance(value, dict):
         for key in value:
             yield from _places(value[key], (*at, key))
@@ -135,7 +137,7 @@ def _places(value, at=()):
         yield at
 
 
-def _replaced(config, chance, new):
+def _replaced(config: dict[str, Any], chance: random.Random, new: object) -> Any:  # noqa: ANN401
     changed = yaml.safe_load(yaml.safe_dump(config))
     *path, last = chance.choice(list(_places(changed)))
     inside = changed
@@ -145,41 +147,34 @@ def _replaced(config, chance, new):
     return changed
 
 
-def _value(chance):
-    return chance.choice(
-        [None, True, -1, 0, 10**30, float("nan"), float("inf"), "", "x" * 2000, [], {}, [[]], {"a": {}}, "8/0", "1e999"]
-        + [
-            "../../etc/passwd",
-            "configs",
-            "é\u202e",
-            ["a", 1],
-            {"class_path": 3},
-            {"class_path": "Nothing"},
-            "2026-01-01",
-        ]
-    )
+def _value(chance: random.Random) -> object:
+    numbers = [None, True, -1, 0, 10**30, float("nan"), float("inf")]
+    text = ["", "x" * 2000, "8/0", "1e999", "../../etc/passwd", "configs", "é\u202e", "2026-01-01"]
+    others: list[object] = [[], {}, [[]], {"a": {}}, ["a", 1], {"class_path": 3}, {"class_path": "Nothing"}]
+    return chance.choice([*numbers, *text, *others])
 
 
-def _foreign(chance, module):
+def _foreign(chance: random.Random, module: str) -> object:
     return chance.choice(
         [
             f"{module}.Net",
             f"{module}.run",
             {"class_path": f"{module}.Net"},
             {"class_path": f"{module}.run", "init_args": {}},
-        ]
-        + [
             {"class_path": "subprocess.Popen", "init_args": {"args": "true"}},
             "os.system",
             {"class_path": "builtins.exec"},
+            {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": "a/b", "model": "c"}},
+            [f"{module}.Net"],
+            {"class_path": f"{module}.inner.Net"},
+            {"class_path": f"torch.{module}.Net"},
+            f" {module}.Net",
         ]
-        + [{"class_path": "torch.hub.load", "init_args": {"repo_or_dir": "a/b", "model": "c"}}, [f"{module}.Net"]]
-        + [{"class_path": f"{module}.inner.Net"}, {"class_path": f"torch.{module}.Net"}, f" {module}.Net"]
     )
 
 
-def _bomb(chance):
+def _bomb(chance: random.Random) -> str:
     letters = "abcdefgh"[: chance.randrange(2, 8)]
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip(letters, letters[1:], strict=False)]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in itertools.pairwise(letters)]
     return "\n".join(lines) + "\n"
