@@ -5,14 +5,12 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -26,18 +24,12 @@ import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
 from lightning_advreg.callbacks import SampleFile
 from lightning_advreg.environment import record_end, record_start
-from lightning_advreg.files import RefusedFile, SafeCheckpointIO, read_checkpoint, write_json
+from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
+from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
 from lightning_advreg.files.configs import check_configs
-from lightning_advreg.files.packages import (
-    VARIABLE,
-    check_class_paths,
-    listed_packages,
-    read_packages,
-    restrict_imports,
-)
+from lightning_advreg.files.packages import VARIABLE, check_class_paths, restrict_imports, take_packages
 
 _NAMES_OF_CHECKPOINTS = ("best", "last", "hpc", "registry")
-_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -86,7 +78,7 @@ class RunFolderCLI(LightningCLI):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 _set_aside(Path(root) / "checkpoints")
             kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
-        kwargs["plugins"] = _with_safe_checkpoints(self._get(self.config_init, "trainer", default={}))
+        kwargs["plugins"] = with_safe_checkpoints(self._get(self.config_init, "trainer", default={}))
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -135,7 +127,7 @@ class RunFolderCLI(LightningCLI):
         path = settings.get("ckpt_path") if settings else None
         if settings and path and _is_file(path):
             try:
-                stored = read_checkpoint(path)
+                stored = read_checkpoint(path, mmap=True)
                 check_class_paths(stored.get("hyper_parameters", {}), str(path))
             except (RefusedFile, OSError) as error:
                 self.parser.error(f"--ckpt_path: {error}")
@@ -206,12 +198,12 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
 
             demo(arguments[1:])
             return None
-        arguments, packages = take_packages(arguments)
-        restrict_imports(packages)
-        arguments = find_configs(arguments)
         try:
+            arguments, packages = take_packages(arguments)
+            restrict_imports(packages)
+            arguments = find_configs(arguments)
             check_configs(arguments)
-        except (RefusedFile, OSError) as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"lightning-advreg: error: {error}")
         if args is None and packages is not None:
             # processes that a strategy starts get the other arguments alone
@@ -253,41 +245,6 @@ def console() -> None:
         # what `main` gives would be an exit status of 1 to the console script
         main()
     except RefusedFile as error:
-        sys.exit(f"lightning-advreg: error: {error}")
-
-
-def take_packages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Take ``--allow_packages PACKAGE ...`` out of a command line.
-
-    Args:
-        arguments: Command-line arguments. The list of packages ends at the next flag or subcommand.
-
-    Returns:
-        The other arguments, and the packages; without the flag those of the environment variable, or None.
-
-    Raises:
-        SystemExit: If the list is empty or holds anything but import paths.
-
-    Example:
-        >>> take_packages(["fit", "--allow_packages", "lightning_advreg", "torch", "--config", "quickstart"])
-        (['fit', '--config', 'quickstart'], ['lightning_advreg', 'torch'])
-    """
-    flag = "--allow_packages"
-    others: list[str] = []
-    listed: list[str] | None = None
-    taking = False
-    for argument in arguments:
-        if argument == flag or argument.startswith(f"{flag}="):
-            listed = (listed or []) + [part for part in argument.partition("=")[2:] if part]
-            taking = argument == flag
-        elif taking and not argument.startswith("-") and argument not in _SUBCOMMANDS:
-            listed = [*(listed or []), argument]
-        else:
-            taking = False
-            others.append(argument)
-    try:
-        return others, listed_packages() if listed is None else read_packages(" ".join(listed), flag)
-    except ValueError as error:
         sys.exit(f"lightning-advreg: error: {error}")
 
 
@@ -335,18 +292,6 @@ def _is_file(path: str | Path) -> bool:
     named = "://" in str(path) or str(path).partition(":")[0] in _NAMES_OF_CHECKPOINTS
     # strategies that split a network write folders
     return not named and not any(Path(path, name).exists() for name in (".metadata", "meta.pt", "checkpoint"))
-
-
-def _with_safe_checkpoints(settings: Mapping[str, Any]) -> list[Any] | None:
-    given = settings.get("plugins")
-    plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    # a strategy may have been given one of its own, and Lightning takes only one
-    own = getattr(settings.get("strategy"), "_checkpoint_io", None)
-    taken = own is not None or any(isinstance(plugin, CheckpointIO) for plugin in plugins)
-    # strategies for TPUs write in a way of their own
-    if not taken and not XLAAccelerator.is_available():
-        plugins.append(SafeCheckpointIO())
-    return plugins or None
 
 
 def _loggers(given: object) -> list[Logger]:

@@ -2,7 +2,7 @@
 
 import errno
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -166,6 +167,23 @@ class SafeCheckpointIO(CheckpointIO):
                 "values in hyper-parameters and in the states of callbacks, or call "
                 f"torch.serialization.add_safe_globals([{names[0].rpartition('.')[2]}]) before loading."
             )
+
+
+def with_safe_checkpoints(settings: Mapping[str, Any]) -> list[Any] | None:
+    """Give the plugins of a Trainer with a :class:`SafeCheckpointIO`, unless its settings have another of that kind.
+
+    Args:
+        settings: The arguments of the Trainer, as objects.
+    """
+    given = settings.get("plugins")
+    plugins = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    # a strategy may have been given one of its own, and Lightning takes only one
+    own = getattr(settings.get("strategy"), "_checkpoint_io", None)
+    taken = own is not None or any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    # strategies for TPUs write in a way of their own
+    if not taken and not XLAAccelerator.is_available():
+        plugins.append(SafeCheckpointIO())
+    return plugins or None
 
 
 class _DeferringFile(io.RawIOBase):

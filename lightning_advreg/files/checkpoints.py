@@ -48,7 +48,7 @@ def read_checkpoint(
     Args:
         source: The file, or an open one.
         map_location: Where to put tensors, as in ``torch.load``.
-        mmap: Leave tensors on the disk until they are used; their checksums are not checked then.
+        mmap: Leave tensors on the disk until they are used.
 
     Returns:
         The checkpoint: plain values and tensors.

@@ -13,6 +13,7 @@ VARIABLE = "LIGHTNING_ADVREG_ALLOW_PACKAGES"
 """The environment variable that lists the allowed packages, with spaces or commas between them."""
 
 _KNOWN = ("lightning_advreg", "torch", "torchvision", "lightning", "pytorch_lightning", "torchmetrics", "timm")
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
@@ -47,6 +48,38 @@ def listed_packages() -> list[str] | None:
     """
     text = os.environ.get(VARIABLE)
     return None if text is None else read_packages(text, VARIABLE)
+
+
+def take_packages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Take ``--allow_packages PACKAGE ...`` out of a command line.
+
+    Args:
+        arguments: Command-line arguments. The list of packages ends at the next flag or subcommand.
+
+    Returns:
+        The other arguments, and the packages; without the flag those of the environment variable, or None.
+
+    Raises:
+        ValueError: If the list is empty or holds anything but import paths.
+
+    Example:
+        >>> take_packages(["fit", "--allow_packages", "lightning_advreg", "torch", "--config", "quickstart"])
+        (['fit', '--config', 'quickstart'], ['lightning_advreg', 'torch'])
+    """
+    flag = "--allow_packages"
+    others: list[str] = []
+    listed: list[str] | None = None
+    taking = False
+    for argument in arguments:
+        if argument == flag or argument.startswith(f"{flag}="):
+            listed = (listed or []) + [part for part in argument.partition("=")[2:] if part]
+            taking = argument == flag
+        elif taking and not argument.startswith("-") and argument not in _SUBCOMMANDS:
+            listed = [*(listed or []), argument]
+        else:
+            taking = False
+            others.append(argument)
+    return others, listed_packages() if listed is None else read_packages(" ".join(listed), flag)
 
 
 def restrict_imports(packages: Sequence[str] | None) -> None:
@@ -112,7 +145,9 @@ def check_class_paths(values: Mapping[str, object], name: str) -> None:
 def _check_path(path: str, name: str, listed: Sequence[str] | None) -> None:
     root = path.partition(".")[0]
     if listed is not None:
-        reason = None if _within(path, listed) else f"which is outside of {VARIABLE}={' '.join(listed)}"
+        reason = (
+            None if _within(path, listed) or not _exists(root) else f"which is outside of {VARIABLE}={' '.join(listed)}"
+        )
         remedy = f"add {root} to it"
     elif root in sys.stdlib_module_names:
         reason, remedy = "which is a part of Python and no class to build a module from", "give the argument yourself"

@@ -43,7 +43,7 @@ def read_tensors(
         what: What it should be, for the message.
         remedy: What to do about a file that is damaged, for the message.
         map_location: Where to put tensors, as in ``torch.load``.
-        mmap: Leave tensors on the disk until they are used. Their checksums are not checked then.
+        mmap: Leave tensors on the disk until they are used.
         old_format: Also read files of PyTorch before 1.6, which have no checksums.
 
     Returns:
@@ -69,7 +69,7 @@ def read_tensors(
     path = Path(path)
     begin = check_file(path, what, remedy)
     if begin.startswith(_ZIP):
-        _check_archive(path, what, remedy, checksums=not mmap)
+        _check_archive(path, what, remedy)
     elif old_format and begin.startswith(_OLD):
         mmap = False
     else:
@@ -96,7 +96,7 @@ def read_tensors_of(file: IO[bytes], what: str = "checkpoint", *, map_location: 
     remedy = "take an earlier one, or copy it again"
     if file.seekable():
         begin = file.tell()
-        _check_archive(file, what, remedy, checksums=True)
+        _check_archive(file, what, remedy)
         file.seek(begin)
     return _load(file, what, remedy, map_location=map_location)
 
@@ -146,7 +146,7 @@ def _nearest(path: Path) -> str:
     )
 
 
-def _check_archive(source: Path | IO[bytes], what: str, remedy: str, *, checksums: bool) -> None:
+def _check_archive(source: Path | IO[bytes], what: str, remedy: str) -> None:
     path = _name(source)
     try:
         with zipfile.ZipFile(source) as archive:
@@ -167,7 +167,7 @@ def _check_archive(source: Path | IO[bytes], what: str, remedy: str, *, checksum
                 )
             # a program may switch checksums off for what it saves
             if serialization.get_crc32_options():
-                for record in records if checksums else plain:
+                for record in records:
                     with archive.open(record) as content:
                         while content.read(2**20):
                             pass

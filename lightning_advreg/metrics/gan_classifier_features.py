@@ -101,7 +101,7 @@ def _load(path: Path) -> nn.Module:
             f"there is no checkpoint {path.absolute()} of a classifier; train one on the data of the GAN with "
             "`lightning-advreg fit`, and give the path of its last.ckpt."
         )
-    name = read_checkpoint(path).get(_KEY, {}).get("class", "")
+    name = read_checkpoint(path, mmap=True).get(_KEY, {}).get("class", "")
     package, _, cls = str(name).rpartition(".")
     check_class_paths({"class": str(name)}, str(path))
     # by name: the modules of Lightning lie above metrics

@@ -180,7 +180,7 @@ def by_name(objects: Sequence[T]) -> dict[str, T]:
 
 def _read(source: str | Path | IO[bytes]) -> dict[str, Any]:
     if isinstance(source, str | Path):
-        return read_checkpoint(source)
+        return read_checkpoint(source, mmap=True)
     begin = source.tell()
     stored = read_checkpoint(source)
     source.seek(begin)

@@ -25,7 +25,7 @@ def load_module(path: str | Path, device: torch.device | str = "cpu") -> Lightni
         raise FileNotFoundError(
             f"there is no checkpoint {path}; `lightning-advreg fit` leaves last.ckpt in checkpoints/."
         )
-    stored = read_checkpoint(path)
+    stored = read_checkpoint(path, mmap=True)
     saved_by = str(stored.get("lightning_advreg", {}).get("class", "another program"))
     kind: Any = getattr(importlib.import_module("lightning_advreg.modules"), saved_by.rpartition(".")[2], None)
     if not (isinstance(kind, type) and issubclass(kind, LightningModule)):

@@ -9,9 +9,10 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from benchmarks.mutations import Hostile
 from lightning_advreg.__main__ import console
-from lightning_advreg.cli import main, take_packages
+from lightning_advreg.cli import main
 from lightning_advreg.export import main as export
 from lightning_advreg.files import SafeCheckpointIO, load_network
+from lightning_advreg.files.packages import take_packages
 
 from ..files.parts import edited
 from .runs import SHORT, refused, root, run
