@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,9 @@ from lightning_advreg.callbacks import SampleFile
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
+from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
 from lightning_advreg.files.configs import check_configs
-from lightning_advreg.files.packages import VARIABLE, check_class_paths, restrict_imports, take_packages
-
-_NAMES_OF_CHECKPOINTS = ("best", "last", "hpc", "registry")
+from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
 
 
 class SaveConfig(SaveConfigCallback):
@@ -59,14 +57,10 @@ class RunFolderCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Load checkpoints as tensors and plain values alone."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
-        if settings is None or "weights_only" not in settings:
-            return
-        if settings["weights_only"] is False:
-            self.parser.error(
-                "--weights_only false would run what a checkpoint says. If you trust one that holds objects of your "
-                "own class, call torch.serialization.add_safe_globals([YourClass]) where that class is defined."
-            )
-        settings["weights_only"] = True
+        if settings is not None and "weights_only" in settings:
+            if settings["weights_only"] is False:
+                self.parser.error(f"--weights_only false would run what a checkpoint says; {ADD_SAFE}.")
+            settings["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Put the file logger first, so that it decides where everything lies."""
@@ -125,7 +119,7 @@ class RunFolderCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
         path = settings.get("ckpt_path") if settings else None
-        if settings and path and _is_file(path):
+        if settings and path and names_a_file(path):
             try:
                 stored = read_checkpoint(path, mmap=True)
                 check_class_paths(stored.get("hyper_parameters", {}), str(path))
@@ -201,13 +195,9 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
         try:
             arguments, packages = take_packages(arguments)
             restrict_imports(packages)
-            arguments = find_configs(arguments)
-            check_configs(arguments)
+            arguments = check_configs(find_configs(arguments))
         except (ValueError, OSError) as error:
             sys.exit(f"lightning-advreg: error: {error}")
-        if args is None and packages is not None:
-            # processes that a strategy starts get the other arguments alone
-            os.environ[VARIABLE] = " ".join(packages)
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments
@@ -286,12 +276,6 @@ def _find_config(name: str) -> str:
         return str(shipped[key])
     near = difflib.get_close_matches(key, shipped, n=3, cutoff=0.4) or list(shipped)
     sys.exit(f"lightning-advreg: there is no configuration {name}; nearest of those that come along: {', '.join(near)}")
-
-
-def _is_file(path: str | Path) -> bool:
-    named = "://" in str(path) or str(path).partition(":")[0] in _NAMES_OF_CHECKPOINTS
-    # strategies that split a network write folders
-    return not named and not any(Path(path, name).exists() for name in (".metadata", "meta.pt", "checkpoint"))
 
 
 def _loggers(given: object) -> list[Logger]:

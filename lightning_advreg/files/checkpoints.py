@@ -15,6 +15,13 @@ from lightning_advreg.files.tensors import read_tensors, read_tensors_of
 KEY = "lightning_advreg"
 """What this library stores in a checkpoint: class, version, random state and changes."""
 
+ADD_SAFE = (
+    "for objects of a class of your own that you trust, call torch.serialization.add_safe_globals([YourClass]) where "
+    "it is defined"
+)
+"""What to do where a checkpoint holds more than plain values."""
+
+_NAMES = ("best", "last", "hpc", "registry")
 _WEIGHTS = "state_dict"
 _OF_LIGHTNING = "pytorch-lightning_version"
 # what Lightning reads of a checkpoint without looking, and of which type it must be
@@ -89,6 +96,21 @@ def read_checkpoint(
     _check_lightning(stored[_OF_LIGHTNING], name)
     check_version(stored.get(KEY, {}).get("version"), name)
     return stored
+
+
+def names_a_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a ``ckpt_path`` is that of one local file, rather than a name that Lightning resolves or a folder.
+
+    Args:
+        path: What was given.
+
+    Example:
+        >>> names_a_file("runs/a/last.ckpt"), names_a_file("best"), names_a_file("s3://bucket/last.ckpt")
+        (True, False, False)
+    """
+    named = "://" in str(path) or str(path).partition(":")[0] in _NAMES
+    # strategies that split a network write folders
+    return not named and not any(Path(path, name).exists() for name in (".metadata", "meta.pt", "checkpoint"))
 
 
 def _check_weights(weights: object, name: str) -> None:

@@ -16,7 +16,7 @@ _FLAGS = ("--config", "-c")
 _ENDINGS = (".yaml", ".yml", ".json")
 
 
-def check_configs(arguments: Sequence[str]) -> None:
+def check_configs(arguments: Sequence[str]) -> list[str]:
     """Check the configuration files of a command line, and those that they name.
 
     A few hundred bytes of YAML can stand for more values than there is time for, where each refers ten times to the one
@@ -25,6 +25,9 @@ def check_configs(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: Command-line arguments, configurations given by their paths.
+
+    Returns:
+        The arguments.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -45,6 +48,7 @@ def check_configs(arguments: Sequence[str]) -> None:
             check_yaml(given, "the configuration given in place of a file")
         else:
             check_config(given)
+    return list(arguments)
 
 
 def check_config(path: str | os.PathLike[str]) -> None:

@@ -87,7 +87,7 @@ def restrict_imports(packages: Sequence[str] | None) -> None:
 
     The check comes before the import, so that no line of another module runs. It holds for whatever jsonargparse takes
     a class, a function or a module from: files, flags, and the hyper-parameters of checkpoints. It holds for as long as
-    the process does.
+    the process does, and for the processes that it starts, by :data:`VARIABLE`.
 
     Args:
         packages: The packages, or parts of them such as ``torch.optim``; None allows all but those parts of Python that
@@ -98,6 +98,7 @@ def restrict_imports(packages: Sequence[str] | None) -> None:
     if packages is None:
         set_parsing_settings(import_path_denylist=[])
     else:
+        os.environ[VARIABLE] = " ".join(packages)
         set_parsing_settings(
             import_path_denylist=["*"],
             import_path_allowlist=list(packages),
