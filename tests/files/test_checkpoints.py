@@ -132,7 +132,7 @@ def test_values_without_an_end_are_refused_quickly(good, tmp_path):
     own = []
     own.append(own)
     deep = []
-    for _ in range(500):
+    for _ in range(300):
         deep = [deep]
     keys = ()
     for _ in range(60):
