@@ -1,7 +1,6 @@
 """What is known of the real images, kept in a file for the next run."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_advreg.files import writing
 from lightning_advreg.metrics.gan_base import GenerationMetric
 from lightning_advreg.networks.pixels import to_bytes
 
@@ -134,11 +134,8 @@ class ReferenceFile:
                     arrays[f"{name}/{state}"] = value.cpu().numpy()
         arrays[_KEY] = np.array(json.dumps({**self._of, "images": images}))
         if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            half = self.path.with_suffix(f".{os.getpid()}.npz")
-            np.savez(half, **arrays)  # type: ignore[arg-type]
-            # as a whole or not at all
-            half.replace(self.path)
+            with writing(self.path) as draft:
+                np.savez(draft, **arrays)  # type: ignore[arg-type]
 
     def _read(self) -> tuple[dict[str, np.ndarray], dict[str, list[int]]] | None:
         """Give the arrays of the file, and what images they are of; None if there is no file."""
