@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_advreg.ablation.folders import changes, failure, prepare, set_aside, write_text
+from lightning_advreg.ablation.folders import changes, failure, prepare, set_aside
 from lightning_advreg.ablation.launchers import Ended, Launcher, Started
 from lightning_advreg.ablation.local import Local
 from lightning_advreg.ablation.plan import Plan
@@ -17,6 +17,7 @@ from lightning_advreg.ablation.progress import Board
 from lightning_advreg.ablation.results import FINISHED, Outcome, read_outcomes, shown_metrics, write_csv
 from lightning_advreg.ablation.runs import Run
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
+from lightning_advreg.files import write_text
 from lightning_advreg.reporting import results_table
 
 _MOST_CHANGES = 4

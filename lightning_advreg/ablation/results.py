@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_advreg.ablation.folders import ERROR, finished, read_json, write_text
+from lightning_advreg.ablation.folders import ERROR, finished, read_json
 from lightning_advreg.ablation.runs import Run
+from lightning_advreg.files import write_text
 
 _MOST_METRICS = 4
 FINISHED, FAILED, PENDING = "finished", "failed", "not run"
