@@ -187,13 +187,13 @@ def test_weights_that_do_not_fit_are_named_with_the_nearest(good, tmp_path):
     def change(stored):
         weights = stored["state_dict"]
         weights["network.feature.0.weight"] = weights.pop("network.features.0.weight")
-        weights["network.features.0.bias"] = torch.ones(9)
+        weights["network.features.1.bias"] = torch.ones(9)
 
     path = edited(good, tmp_path / "other.ckpt", change)
     message = (
         r"do not fit RegularizedClassifier: it lacks network.features.0.weight \(nearest: network.feature.0.weight\); "
         r"it has network.feature.0.weight \(nearest: network.features.0.weight\), "
-        r"which the module has not; network.features.0.bias is \(9,\) instead of \(4,\)"
+        r"which the module has not; network.features.1.bias is \(9,\) instead of \(4,\)"
     )
     with pytest.raises(UnfitWeights, match=message):
         RegularizedClassifier.load_from_checkpoint(path)
