@@ -23,6 +23,11 @@ import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
 from lightning_advreg.callbacks import SampleFile
 from lightning_advreg.environment import record_end, record_start
+from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
+from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
+from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
+from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,9 +55,11 @@ class RunFolderCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as tensors and plain values alone, unless ``--weights_only`` says otherwise."""
+        """Load checkpoints as tensors and plain values alone."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
-        if settings is not None and settings.get("weights_only", True) is None:
+        if settings is not None and "weights_only" in settings:
+            if settings["weights_only"] is False:
+                self.parser.error(f"--weights_only false would run what a checkpoint says; {ADD_SAFE}.")
             settings["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
@@ -65,6 +72,7 @@ class RunFolderCLI(LightningCLI):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 _set_aside(Path(root) / "checkpoints")
             kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
+        kwargs["plugins"] = with_safe_checkpoints(self._get(self.config_init, "trainer", default={}))
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -111,8 +119,12 @@ class RunFolderCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
         path = settings.get("ckpt_path") if settings else None
-        if settings and path and Path(path).is_file():
-            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if settings and path and names_a_file(path):
+            try:
+                stored = read_checkpoint(path, mmap=True)
+                check_class_paths(stored.get("hyper_parameters", {}), str(path))
+            except (RefusedFile, OSError) as error:
+                self.parser.error(f"--ckpt_path: {error}")
             saved_by = stored.get("hyper_parameters", {}).get("_class_path", "")
             asked_for = str((settings.get("model") or {}).get("class_path", saved_by))
             if saved_by and saved_by.rpartition(".")[2] != asked_for.rpartition(".")[2]:
@@ -153,7 +165,7 @@ class RunFolderCLI(LightningCLI):
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        (Path(folder) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(folder) / "results.json", results)
 
     @rank_zero_only
     def _say_where(self) -> None:
@@ -180,7 +192,12 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
 
             demo(arguments[1:])
             return None
-        arguments = find_configs(arguments)
+        try:
+            arguments, packages = take_packages(arguments)
+            restrict_imports(packages)
+            arguments = check_configs(find_configs(arguments))
+        except (ValueError, OSError) as error:
+            sys.exit(f"lightning-advreg: error: {error}")
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments
@@ -214,8 +231,11 @@ def command_line(kind: type[CLI], args: ArgsType, *, exit_on_error: bool = True)
 
 def console() -> None:
     """Run the command line as a program, whose exit status is 0 unless something fails."""
-    # what `main` gives would be an exit status of 1 to the console script
-    main()
+    try:
+        # what `main` gives would be an exit status of 1 to the console script
+        main()
+    except RefusedFile as error:
+        sys.exit(f"lightning-advreg: error: {error}")
 
 
 def configs_folder() -> Path:
