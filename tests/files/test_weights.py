@@ -61,7 +61,7 @@ def test_layouts_and_views_are_written_as_they_are_seen(tmp_path):
             whole = torch.arange(24.0)
             self.first = nn.Parameter(whole[:12].view(3, 4).t())
             self.register_buffer("second", whole[6:18])
-            self.register_buffer("half", torch.ones(3, dtype=torch.bfloat16))
+            self.register_buffer("narrow", torch.ones(3, dtype=torch.bfloat16))
             self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
 
     odd, other = Odd(), Odd()
