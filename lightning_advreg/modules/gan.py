@@ -9,6 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from lightning_advreg.checks import check_statistics
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.classifier import Batch
@@ -191,6 +192,8 @@ class GAN(GANLosses):
         real, y = self.read(batch)
         if batch_idx == 0:
             self.check_batch(real, y)
+            for name in ("generator", "discriminator"):
+                check_statistics(getattr(self, name), len(real), name)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch
