@@ -1,7 +1,6 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
 import difflib
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from lightning_advreg import __version__
 from lightning_advreg.callbacks import Continuation, FiniteTraining, SampleFile
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.parsing import check_yaml, explain_errors
-from lightning_advreg.run_folder import check_writable, held
+from lightning_advreg.run_folder import file_logger, set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
@@ -75,12 +74,12 @@ class RunFolderCLI(LightningCLI):
         given, root = settings.get("logger"), settings.get("default_root_dir") or "runs"
         subcommand = str(self.subcommand)
         if not settings.get("fast_dev_run"):
-            self._take_folder(Path(root) / ("" if subcommand == "fit" else subcommand))
+            take(Path(root) / ("" if subcommand == "fit" else subcommand), self._held)
         if given is not False:
             if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
-                _set_aside(Path(root) / "checkpoints")
-            kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
+                set_aside(Path(root) / "checkpoints")
+            kwargs["logger"] = [file_logger(Path(root), subcommand), *_loggers(given)]
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             self._watch_over(trainer)
@@ -140,14 +139,6 @@ class RunFolderCLI(LightningCLI):
                     "the configuration that the checkpoint was trained with, or another checkpoint."
                 )
         super()._parse_ckpt_path()
-
-    @rank_zero_only
-    def _take_folder(self, folder: Path) -> None:
-        try:
-            check_writable(folder)
-            self._held.enter_context(held(folder))
-        except (PermissionError, RuntimeError) as error:
-            self.parser.error(str(error))
 
     def _watch_over(self, trainer: Trainer) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -304,18 +295,3 @@ def _loggers(given: object) -> list[Logger]:
     if isinstance(given, Logger):
         return [given]
     return list(given) if isinstance(given, list | tuple) else []
-
-
-def _file_logger(root: Path, subcommand: str) -> CSVLogger:
-    name = "" if subcommand == "fit" else subcommand
-    _set_aside(root / name / "metrics.csv")
-    # at once, so that a run that is killed and goes on leaves no gap
-    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
-
-
-@rank_zero_only
-def _set_aside(path: Path) -> None:
-    # CSVLogger deletes what an earlier run left
-    if path.exists():
-        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))

@@ -1,11 +1,16 @@
-"""The folder of a run: one run at a time, and a folder that can be written to, before any time is spent."""
+"""The folder of a run: it can be written to, holds one run at a time, and loses nothing of earlier ones."""
 
+import itertools
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 LOCK = ".lock"
 """The file that a run holds in its folder while it goes on."""
@@ -88,3 +93,43 @@ def held(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@rank_zero_only
+def take(folder: Path, until: ExitStack) -> None:
+    """Make sure of a run's folder before any time is spent.
+
+    Args:
+        folder: The folder; it is made.
+        until: What lets go of the folder when it is closed.
+
+    Raises:
+        SystemExit: If the folder cannot be written to, or another run holds it.
+    """
+    try:
+        check_writable(folder)
+        until.enter_context(held(folder))
+    except (PermissionError, RuntimeError) as error:
+        sys.exit(f"lightning-advreg: {error}")
+
+
+def file_logger(root: Path, subcommand: str) -> CSVLogger:
+    """Give the logger that writes ``metrics.csv``, with the file of an earlier run set aside.
+
+    Args:
+        root: The run's folder.
+        subcommand: What is done there; all but ``fit`` have a folder of their name inside.
+    """
+    name = "" if subcommand == "fit" else subcommand
+    set_aside(root / name / "metrics.csv")
+    # at once, so that a run that is killed and goes on leaves no gap
+    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
+
+
+@rank_zero_only
+def set_aside(path: Path) -> None:
+    """Rename a file or folder that an earlier run left, to the first free name with a number."""
+    # CSVLogger deletes what an earlier run left
+    if path.exists():
+        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))

@@ -73,7 +73,7 @@ def test_without_a_checkpoint_it_begins_anew_and_memory_has_a_remedy(tmp_path):
             checkpoints=False,
         )
     text = (tmp_path / FILE).read_text()
-    assert text.startswith("Training was ended in epoch 0, at step 2, by OutOfMemoryError: CUDA out of memory\n")
+    assert text.startswith("Training was ended in epoch 0, at step 2, by OutOfMemoryError: CUDA out of memory.\n")
     assert "halve data.init_args.batch_size and double trainer.accumulate_grad_batches" in text
     assert "There is no checkpoint yet. To begin anew:" in text and "--ckpt_path" not in text
 
