@@ -133,7 +133,9 @@ def _unknown_argument(key: str, class_path: str | None) -> str:
 
 def _unknown_class(message: str, found: re.Match[str]) -> str:
     name, before = found.group(1), message[: found.start()]
-    bases = [_imported(path) for path in re.findall(r"[\w.]+\.\w+", _last(_SUBTYPES, before) or "")]
+    # those of the innermost key: of an outer one, they are the types of what has the key
+    subtypes = _last(_SUBTYPES, before[before.rfind("Parser key") :]) or ""
+    bases = [_imported(path) for path in re.findall(r"[\w.]+\.\w+", subtypes)]
     kinds = tuple(base for base in bases if inspect.isclass(base))
     known = _classes()
     fitting = [key for key, one in known.items() if not kinds or issubclass(one, kinds)]
@@ -181,7 +183,8 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 def _keys(parser: Any) -> list[str]:  # noqa: ANN401
     chosen = getattr(parser, "_subcommands_action", None)
     parsers = [parser] if chosen is None else [parser, *chosen.choices.values()]
-    return sorted({action.dest for one in parsers for action in one._actions})
+    found = {action.dest for one in parsers for action in one._actions}
+    return sorted(key for key in found if not key.endswith(".help"))
 
 
 def _imported(path: str) -> object:

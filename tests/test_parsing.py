@@ -65,6 +65,10 @@ def test_arguments_and_classes_are_those_of_their_kind():
     text = "Parser key \"{}\":\n Subtypes: [<class '{}'>, <class 'NoneType'>]\n Expected a dot import path string: {}"
     said = explanation(text.format("objective", "lightning_advreg.objectives.base.Objective", "TRADSE"))
     assert said.startswith("there is no class 'TRADSE' for objective; did you mean TRADES?")
+    # of a key whose type is not said, the types of what has it are not those to look among
+    outer = "Parser key \"model\":\n Subtypes: [<class 'lightning.pytorch.core.module.LightningModule'>]\n"
+    said = explanation(f'{outer} Parser key "network":\n Expected a dot import path string: MNISTConvNett')
+    assert said.startswith("there is no class 'MNISTConvNett' for network; did you mean MNISTConvNet?")
     # MaxNorm is near, but no attack
     said = explanation(text.format("attack", "lightning_advreg.attacks.base.Attack", "MaxNorn"))
     assert "MaxNorm" not in said and "my_package.MyClass" in said
