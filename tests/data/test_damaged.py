@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import re
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_cifar_pickles_that_are_cut_off(tmp_path, monkeypatch, keep):
 # downloads, from files that are on the disk
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    def fetch(url, filename, chunk_size=0):
+        shutil.copyfile(url.removeprefix("file://"), filename)
+
+    # what torchvision reads of a response, those of files lack
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", fetch)
+
+
 def serve(folder, monkeypatch):
     """Publish a small MNIST in a folder, as files that end in .gz, with their checksums."""
     write_idx(folder, "MNIST")
@@ -72,7 +82,7 @@ def serve(folder, monkeypatch):
     monkeypatch.setattr(mnist.MNIST, "mirrors", [f"file://{folder / 'MNIST' / 'raw'}/"])
 
 
-def test_an_interrupted_download_is_taken_up(tmp_path, monkeypatch):
+def test_an_interrupted_download_is_taken_up(tmp_path, monkeypatch, offline):
     serve(tmp_path / "there", monkeypatch)
     data = MNISTDataModule(tmp_path / "here", download=True)
     data.prepare_data()
@@ -88,7 +98,7 @@ def test_an_interrupted_download_is_taken_up(tmp_path, monkeypatch):
     assert len(data.train_set.images) == TRAIN
 
 
-def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch, offline):
     serve(tmp_path / "there", monkeypatch)
     (tmp_path / "there" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"another file")
     data = MNISTDataModule(tmp_path / "here", download=True)
@@ -98,7 +108,7 @@ def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
         data.prepare_data()
 
 
-def test_an_archive_of_cifar_that_is_half_fetched(tmp_path, monkeypatch):
+def test_an_archive_of_cifar_that_is_half_fetched(tmp_path, monkeypatch, offline):
     write_cifar(tmp_path / "there", CIFAR10)
     source = tmp_path / "there" / CIFAR10.filename
     with tarfile.open(source, "w:gz") as archive:
