@@ -1,5 +1,6 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, downloaded and read by torchvision."""
 
+import pickle
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,9 @@ from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
 from lightning_advreg.data.class_names import CIFAR10, CIFAR100, DIGITS, FASHION
 from lightning_advreg.values import Number
+
+_DAMAGED = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError, pickle.UnpicklingError)
+"""What reading a damaged file raises."""
 
 
 class TorchvisionDataModule(ImageDataModule):
@@ -98,10 +102,12 @@ class TorchvisionDataModule(ImageDataModule):
         self._check_files()
         try:
             dataset = self.dataset_class()(self.data_dir, train=train)
-        except RuntimeError as error:
+        # torchvision checks what it reads by assertions here, by checksums there, or not at all
+        except (*_DAMAGED, OSError) as error:
             raise RuntimeError(
                 f"the files in {self.files()[0].parent} are damaged or not the published ones; delete the folder and "
-                f"set download=True (--data.init_args.download true). torchvision says: {error}"
+                "set download=True (--data.init_args.download true). torchvision says: "
+                f"{str(error) or type(error).__name__}"
             ) from error
         return self.convert(dataset), torch.as_tensor(dataset.targets, dtype=torch.int64)
 
