@@ -1,16 +1,16 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
 import difflib
-import itertools
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,13 +21,15 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
-from lightning_advreg.callbacks import SampleFile
+from lightning_advreg.callbacks import Continuation, FiniteTraining, SampleFile
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
 from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
 from lightning_advreg.files.configs import check_configs
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
+from lightning_advreg.parsing import check_yaml, explain_errors
+from lightning_advreg.run_folder import file_logger, set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
@@ -49,6 +51,17 @@ class RunFolderCLI(LightningCLI):
     ``predict``, with the samples of a GAN. Loggers of the configuration are added.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # the constructor is the whole run, during which the folder is held
+        with ExitStack() as self._held:
+            super().__init__(*args, **kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        """Give a parser that says in one line what is wrong."""
+        parser = super().init_parser(**kwargs)
+        explain_errors(parser)
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Remember the command line."""
         self._command = [str(argument) for argument in args] if isinstance(args, list) else sys.argv[1:]
@@ -64,16 +77,21 @@ class RunFolderCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Put the file logger first, so that it decides where everything lies."""
-        given = self._get(self.config_init, "trainer", default={}).get("logger")
+        settings = self._get(self.config_init, "trainer", default={})
+        given, root = settings.get("logger"), settings.get("default_root_dir") or "runs"
+        subcommand = str(self.subcommand)
+        if not settings.get("fast_dev_run"):
+            take(Path(root) / ("" if subcommand == "fit" else subcommand), self._held)
         if given is not False:
-            root = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "runs"
-            subcommand = str(self.subcommand)
             if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
-                _set_aside(Path(root) / "checkpoints")
-            kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
-        kwargs["plugins"] = with_safe_checkpoints(self._get(self.config_init, "trainer", default={}))
-        return super().instantiate_trainer(**kwargs)
+                set_aside(Path(root) / "checkpoints")
+            kwargs["logger"] = [file_logger(Path(root), subcommand), *_loggers(given)]
+        kwargs["plugins"] = with_safe_checkpoints(settings)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            self._watch_over(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Write ``environment.json``."""
@@ -133,6 +151,15 @@ class RunFolderCLI(LightningCLI):
                     "the configuration that the checkpoint was trained with, or another checkpoint."
                 )
         super()._parse_ckpt_path()
+
+    def _watch_over(self, trainer: Trainer) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        added: list[Callback] = [Continuation(self._command)]
+        if not any(isinstance(callback, FiniteTraining) for callback in callbacks):
+            added.append(FiniteTraining())
+        # before checkpoints are written, after monitors have acted
+        place = next((i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)), len(callbacks))
+        callbacks[place:place] = added
 
     @rank_zero_only
     def _record_start(self) -> None:
@@ -267,7 +294,13 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _find_config(name: str) -> str:
-    if Path(name).is_file() or name.lstrip().startswith("{"):
+    if Path(name).is_file():
+        try:
+            check_yaml(Path(name))
+        except ValueError as error:
+            sys.exit(f"lightning-advreg: {error}")
+        return name
+    if name.lstrip().startswith("{"):
         return name
     folder = configs_folder()
     shipped = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
@@ -282,18 +315,3 @@ def _loggers(given: object) -> list[Logger]:
     if isinstance(given, Logger):
         return [given]
     return list(given) if isinstance(given, list | tuple) else []
-
-
-def _file_logger(root: Path, subcommand: str) -> CSVLogger:
-    name = "" if subcommand == "fit" else subcommand
-    _set_aside(root / name / "metrics.csv")
-    # at once, so that a run that is killed and goes on leaves no gap
-    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
-
-
-@rank_zero_only
-def _set_aside(path: Path) -> None:
-    # CSVLogger deletes what an earlier run left
-    if path.exists():
-        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))

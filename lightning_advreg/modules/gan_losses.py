@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_advreg.attacks import borrowed, in_mode
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.augmentations import DiscriminatorAugmentation
+from lightning_advreg.checks import check_statistics
 from lightning_advreg.modules.gan_average import generate
 from lightning_advreg.modules.gan_base import GANBase
 from lightning_advreg.modules.gan_passes import Passes
@@ -118,6 +119,8 @@ class GANLosses(GANBase):
         self.passes.try_layout(self.generator, self.discriminator, (z, *labels), seen)
         if first:
             self.check_batch(real, y)
+            for name in ("generator", "discriminator"):
+                check_statistics(getattr(self, name), len(real), name)
         self.passes.try_joining(self.discriminator, seen, split=self._split)
         self.passes.tried = True
 
