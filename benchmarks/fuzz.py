@@ -25,7 +25,8 @@ from lightning.pytorch import Trainer, seed_everything
 
 from benchmarks.mutations import mutated_checkpoint, mutated_config
 from lightning_advreg import RegularizedClassifier
-from lightning_advreg.cli import RunFolderCLI, command_line, configs_folder
+from lightning_advreg.cli import RunFolderCLI, command_line
+from lightning_advreg.config_files import configs_folder
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.files import RefusedFile, SafeCheckpointIO
 from lightning_advreg.files.configs import check_config

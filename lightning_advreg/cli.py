@@ -1,9 +1,7 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
-import difflib
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,13 +20,14 @@ import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
 from lightning_advreg.callbacks import Continuation, FiniteTraining, SampleFile
+from lightning_advreg.config_files import find_configs
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
 from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
 from lightning_advreg.files.configs import check_configs
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
-from lightning_advreg.parsing import check_yaml, explain_errors
+from lightning_advreg.parsing import explain_errors
 from lightning_advreg.run_folder import file_logger, set_aside, take
 
 
@@ -263,52 +262,6 @@ def console() -> None:
         main()
     except RefusedFile as error:
         sys.exit(f"lightning-advreg: error: {error}")
-
-
-def configs_folder() -> Path:
-    """Find the configurations that come with the library, in a checkout or in an installed wheel."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace ``--config NAME`` by the path of the shipped configuration, where no file of that name lies here.
-
-    Args:
-        arguments: Command-line arguments; ``configs/mnist_pgd.yaml``, ``mnist_pgd.yaml`` and ``mnist_pgd`` are one.
-
-    Raises:
-        SystemExit: If there is no such configuration; the message names the nearest ones.
-    """
-    found: list[str] = []
-    for index, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if index and arguments[index - 1] in ("--config", "-c"):
-            found.append(_find_config(argument))
-        elif flag == "--config" and value:
-            found.append(f"--config={_find_config(value)}")
-        else:
-            found.append(argument)
-    return found
-
-
-def _find_config(name: str) -> str:
-    if Path(name).is_file():
-        try:
-            check_yaml(Path(name))
-        except ValueError as error:
-            sys.exit(f"lightning-advreg: {error}")
-        return name
-    if name.lstrip().startswith("{"):
-        return name
-    folder = configs_folder()
-    shipped = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
-    key = name.removeprefix("configs/").removesuffix(".yaml")
-    if key in shipped:
-        return str(shipped[key])
-    near = difflib.get_close_matches(key, shipped, n=3, cutoff=0.4) or list(shipped)
-    sys.exit(f"lightning-advreg: there is no configuration {name}; nearest of those that come along: {', '.join(near)}")
 
 
 def _loggers(given: object) -> list[Logger]:

@@ -17,7 +17,7 @@ from lightning_advreg.ablation.plan import Axis, Plan, read_seeds, read_variants
 from lightning_advreg.ablation.results import FINISHED
 from lightning_advreg.ablation.runs import make_runs
 from lightning_advreg.ablation.sweep import write_sweep
-from lightning_advreg.cli import find_configs
+from lightning_advreg.config_files import find_configs
 
 _EXAMPLE = (
     "example: lightning-advreg ablate --config digits_regularized --axis network.norm=batch,group,none "

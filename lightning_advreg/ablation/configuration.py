@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from lightning_advreg.cli import RunFolderCLI, command_line, find_configs
+from lightning_advreg.cli import RunFolderCLI, command_line
+from lightning_advreg.config_files import find_configs
 from lightning_advreg.files.configs import check_configs
 from lightning_advreg.files.packages import listed_packages, restrict_imports
 

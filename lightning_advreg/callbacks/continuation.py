@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_advreg.files import write_text
+
 FILE = "how_to_continue.txt"
 """The name of the file in the run folder."""
 
@@ -67,7 +69,7 @@ class Continuation(Callback):
         text = self._text(trainer, exception)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / FILE).write_text(text)
+            write_text(self._folder / FILE, text)
         except OSError:
             # a full disk may be what ended the run; it is said all the same
             pass

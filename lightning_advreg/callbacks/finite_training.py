@@ -1,6 +1,5 @@
 """Training whose numbers stay finite: the bad batch is kept, and no checkpoint is overwritten by a broken one."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_advreg.callbacks.continuation import newest_checkpoint
 from lightning_advreg.callbacks.convergence_measurements import loss_of
 from lightning_advreg.callbacks.schedule import check_positive
+from lightning_advreg.files import writing
 
 FILE = "bad_batch.pt"
 """The name of the file in the run folder."""
@@ -175,10 +175,8 @@ class FiniteTraining(Callback):
                 "epoch": trainer.current_epoch,
                 "global_step": trainer.global_step,
             }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.draft")
-            torch.save(content, draft)
-            os.replace(draft, path)
+            with writing(path) as draft:
+                torch.save(content, draft)
             self._bad += f' The batch is in {path}: torch.load("{path}", weights_only=True).'
         warnings.warn(self._bad, stacklevel=2)
 
@@ -211,7 +209,7 @@ def finite_weights(module: nn.Module) -> bool:
         >>> finite_weights(layer)
         False
     """
-    tensors = [*module.parameters()]
+    tensors: list[Tensor] = [*module.parameters()]
     for name, buffer in module.named_buffers():
         # other buffers may be infinite for a reason, such as the best value so far
         if name.rpartition(".")[2] in ("running_mean", "running_var"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_advreg.cli import configs_folder
+from lightning_advreg.config_files import configs_folder
 
 from .runs import CONFIGS, RUNS, root, run, write_data
 

@@ -82,9 +82,7 @@ def test_packages_are_taken_from_the_command_line_or_the_environment(monkeypatch
     assert take_packages(["fit"]) == (["fit"], ["c", "d"])
     assert take_packages(["fit", "--allow_packages", "e"])[1] == ["e"]
     for wrong in (["--allow_packages"], ["--allow_packages", "a/b"], ["--allow_packages=*"]):
-        with pytest.raises(
-            ValueError, match=r"--allow_packages must list packages such as lightning_advreg torch"
-        ):
+        with pytest.raises(ValueError, match=r"--allow_packages must list packages such as lightning_advreg torch"):
             take_packages(["fit", *wrong])
 
 
