@@ -17,7 +17,7 @@ SMALLER = {
     # compiling would take longer than all other configurations together; tests/modules/test_engine_compile.py does it
     "cifar10_linf_speedrun": ["--model.init_args.network.init_args.width", "4", "--model.engine.compile", "false"],
     "cifar10_regularized_resnet18": ["--model.init_args.network.init_args.width", "4"],
-    "mnist_gan_few_images": ["--data.init_args.train_size", "40"],
+    "mnist_gan_few_images": ["--data.init_args.train_size", "40", "--trainer.check_val_every_n_epoch", "1"],
     "mnist_regularized": ["--data.init_args.train_size", "40"],
 }
 
