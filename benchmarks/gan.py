@@ -4,8 +4,8 @@ Ours is ``Trainer.fit`` of ``GAN``, from the moment that a batch is handed to th
 one: the whole training step with its moving average, what is logged, and what Lightning does between batches. No
 logger, checkpoint or validation runs. The plain loop is what people write: two passes and two backward passes for the
 discriminator, then one of both networks for the generator, in which the discriminator's weights get gradients as well;
-it uses the generated images twice, where ours draws new noise. The floor is the passes alone that ours must compute, in
-the same layout, compiled where ours is, with PyTorch's fused Adam: images without a graph, both kinds of images through
+it uses the generated images twice, where ours draws new noise unless ``--reuse`` is given. The floor is the passes alone
+that ours must compute with new noise, in the same layout, compiled where ours is, with PyTorch's fused Adam: images without a graph, both kinds of images through
 the discriminator, and the generator's pass through a frozen discriminator.
 
 GFLOP are those of the floor's passes, as PyTorch counts matrix products and convolutions, on average over steps where a
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps-per-round", type=int, default=None, help="default: 16 with r1, else 8, 1 for sngan32")
     parser.add_argument("--engine", action="store_true", help="give ours the engine")
+    parser.add_argument("--reuse", action="store_true", help="let ours use generated images twice, as the plain loop")
     parser.add_argument("--compile", action="store_true", help="compile ours and the floor")
     parser.add_argument("--channels-last", action="store_true", help="lay ours and the floor out so")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, in one thread; on the CPU alone")
@@ -120,7 +121,12 @@ def _row(network: str, penalty: str, engine: Engine | None, options: argparse.Na
     flops = count(*pairs[2], x, lazily=lazily)
     clock = time.process_time if options.cpu_time else time.perf_counter
     laps = Laps(x, repeats, options.rounds, others, clock)
-    gan = GAN(*pairs[0], critic_penalties=[R1(GAMMA, every=EVERY)] if lazily else [], engine=engine)
+    gan = GAN(
+        *pairs[0],
+        critic_penalties=[R1(GAMMA, every=EVERY)] if lazily else [],
+        engine=engine,
+        reuse_generated=options.reuse,
+    )
     accelerator = "cpu" if options.device == "cpu" else "gpu"
     trainer = Trainer(
         accelerator=accelerator,

@@ -100,6 +100,9 @@ class GAN(GANLosses):
         num_fixed: The number of fixed noise vectors kept for pictures, the buffer ``fixed_latent``; a conditional GAN
             has ``fixed_labels`` too, which cycle through the classes.
         latent_dim: The length of a noise vector; None takes ``generator.latent_dim``.
+        reuse_generated: Whether both steps of a batch see the same generated images, made once, as in PyTorch's DCGAN
+            tutorial: one pass of the generator fewer, and labels of the batch for the generator too. By default its
+            step draws new noise.
         accumulate_grad_batches: Batches per step of either network, at least 1, as the Trainer's argument of this name;
             the last step of an epoch may have fewer. The generator's passes follow the discriminator's step.
         gradient_clip_val: What gradients are clipped to before each step, above 0; None for no clipping.
@@ -148,6 +151,7 @@ class GAN(GANLosses):
         standing_statistics: int = 0,
         num_fixed: int = 64,
         latent_dim: int | None = None,
+        reuse_generated: bool = False,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: Number | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
@@ -193,6 +197,12 @@ class GAN(GANLosses):
         self.gradient_clip_val = positive_or_none(gradient_clip_val, "gradient_clip_val")
         self.engine = engine
         self.passes = Passes(engine)
+        self.reuse_generated = reuse_generated
+        if reuse_generated and (self.accumulate_grad_batches > 1 or self._eager("g")):
+            raise ValueError(
+                "reuse_generated=True keeps the images of one batch alone, and its generator makes them before any "
+                "penalty watches; leave it out, or accumulate_grad_batches and penalties on the generator's layers."
+            )
         self.gradient_clip_algorithm = one_of(gradient_clip_algorithm, ("norm", "value"), "gradient_clip_algorithm")
         if self._split:
             check_split(discriminator, "feature_matching" if self.feature_matching else "an auxiliary classifier")
@@ -220,6 +230,9 @@ class GAN(GANLosses):
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch
+        if self.reuse_generated and (self.discriminator_steps + 1) % self.n_critic == 0:
+            # before the discriminator's step freezes the generator
+            self._made = self.passes.generate(self.generator, self.noise(len(real)), y)
         objective = partial(self._discriminator_objective, real, y)
         loss = self._accumulate("d", optimizer_d, objective, first=len(self._window) == 1, last=full)
         losses = {"train/d_loss": loss}

@@ -60,8 +60,10 @@ class GANLosses(GANBase):
             y: Their labels ``(N,)``, of a conditional GAN.
         """
         compares = self.loss.needs_real or self.feature_matching > 0
-        labels = y if compares else self.labels(len(real))
-        made = self.passes.generate(self.generator, self.noise(len(real)), labels, eager=self._eager("g"))
+        made, self._made = self._made, None
+        labels = y if compares or made is not None else self.labels(len(real))
+        if made is None:
+            made = self.passes.generate(self.generator, self.noise(len(real)), labels, eager=self._eager("g"))
         fake = self._judge(self._shown(made), labels)
         logits, of_real = fake.logits, None
         if compares:
@@ -149,7 +151,8 @@ class GANLosses(GANBase):
     def _judge_both(self, real: Tensor, y: Tensor | None) -> tuple[Verdict, Verdict]:
         # BatchNorm of the generator normalises by the batch as ever, but only its own steps move running statistics
         with borrowed(self.generator, "batch_stats"), torch.no_grad():
-            fake = generate(self.generator, self.noise(len(real)), y)
+            made = generate(self.generator, self.noise(len(real)), y) if self._made is None else self._made
+            fake = made.detach()
         shown: dict[Which, Tensor] = {"real": self._shown(real), "fake": self._shown(fake)}
         for which in self._differentiated():
             shown[which] = shown[which].detach().requires_grad_()
