@@ -4,9 +4,10 @@ Ours is ``Trainer.fit`` of ``GAN``, from the moment that a batch is handed to th
 one: the whole training step with its moving average, what is logged, and what Lightning does between batches. No
 logger, checkpoint or validation runs. The plain loop is what people write: two passes and two backward passes for the
 discriminator, then one of both networks for the generator, in which the discriminator's weights get gradients as well;
-it uses the generated images twice, where ours draws new noise unless ``--reuse`` is given. The floor is the passes alone
-that ours must compute with new noise, in the same layout, compiled where ours is, with PyTorch's fused Adam: images without a graph, both kinds of images through
-the discriminator, and the generator's pass through a frozen discriminator.
+it uses the generated images twice, where ours draws new noise unless ``--reuse`` is given. The floor is the passes
+alone that ours must compute with new noise, in the same layout, compiled where ours is, with PyTorch's fused Adam:
+images without a graph, both kinds of images through the discriminator, and the generator's pass through a frozen
+discriminator.
 
 GFLOP are those of the floor's passes, as PyTorch counts matrix products and convolutions, on average over steps where a
 penalty skips some. Each contestant's GFLOP/s are these over its seconds.
