@@ -22,8 +22,12 @@ def differences(own: Mapping[str, object], given: Mapping[str, object]) -> list[
 
     Example:
         >>> import torch
-        >>> differences(torch.nn.Linear(2, 3).state_dict(), {"weight": torch.ones(2, 3), "biass": torch.ones(3)})
-        ['it lacks bias (nearest: biass)', "it has biass, which the module has not (nearest: bias)", ...]
+        >>> given = {"weight": torch.ones(2), "biass": torch.ones(3)}
+        >>> for phrase in differences(torch.nn.Linear(2, 3).state_dict(), given):
+        ...     print(phrase)
+        it lacks bias (nearest: biass)
+        it has biass (nearest: bias), which the module has not
+        weight is (2,) instead of (3, 2)
     """
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]

@@ -33,6 +33,7 @@ class ClassifierFeatures(FeatureExtractor):
         ValueError: If the checkpoint is not of a classifier of this library, or the network has no such layer.
 
     Example:
+        >>> import torch
         >>> from lightning_advreg.networks import MNISTConvNet
         >>> extractor = ClassifierFeatures(MNISTConvNet(image_size=8, hidden=16))
         >>> seen = extractor(torch.rand(2, 1, 8, 8))

@@ -13,12 +13,11 @@ from lightning_advreg.ablation.folders import (
     logged,
     prepare,
     set_aside,
-    write_json,
-    write_text,
 )
 from lightning_advreg.ablation.progress import Board
 from lightning_advreg.ablation.results import FAILED, PENDING, shown_metrics, write_csv
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
+from lightning_advreg.files import write_json, write_text
 
 from .parts import outcome
 
