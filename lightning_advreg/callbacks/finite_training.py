@@ -1,6 +1,7 @@
 """Training whose numbers stay finite: the bad batch is kept, and no checkpoint is overwritten by a broken one."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ class FiniteTraining(Callback):
     ``ConvergenceMonitor`` went back, training goes on. Weights and BatchNorm statistics that are not finite end it, and
     never come into a checkpoint.
 
-    The loss is what ``training_step`` gives or, in manual optimisation, every logged value with ``loss`` in its name.
+    The loss is what ``training_step`` gives or, in manual optimisation, every value with ``loss`` in its name, of the
+    mapping that it gives or else of what is logged.
     The command line adds this callback to every ``fit`` that has none.
 
     Args:
@@ -131,7 +133,10 @@ class FiniteTraining(Callback):
         """Note the loss, and look if it is time."""
         loss = loss_of(outputs)
         if loss is None and not pl_module.automatic_optimization:
-            loss = _logged_losses(trainer)
+            loss = _losses_in(outputs) if isinstance(outputs, Mapping) else None
+            if loss is None:
+                # turns what a progress bar shows into numbers, for which the host has to wait
+                loss = _losses_in(trainer.callback_metrics)
         if loss is not None:
             self._first.add(loss, batch, batch_idx)
         if (batch_idx + 1) % self.every_n_batches == 0:
@@ -221,11 +226,10 @@ def finite_weights(module: nn.Module) -> bool:
     return bool(torch.stack([check.to(device) for check in checks]).all())
 
 
-def _logged_losses(trainer: pl.Trainer) -> Tensor | None:
-    logged = trainer.callback_metrics.items()
+def _losses_in(named: Mapping[str, Any]) -> Tensor | None:
     found = [
         value.detach().float().sum()
-        for name, value in logged
+        for name, value in named.items()
         if "loss" in name and not name.startswith(("val", "test")) and isinstance(value, Tensor)
     ]
     return torch.stack(found) if found else None

@@ -10,6 +10,8 @@ from torch import nn
 from lightning_advreg.callbacks import FiniteTraining
 from lightning_advreg.callbacks.finite_training import FirstBadBatch, finite_weights
 
+from ..modules.parts import digits, plain_gan, trainer
+
 
 class Net(LightningModule):
     """A layer whose loss is NaN where an image is."""
@@ -166,3 +168,24 @@ def test_running_statistics_count_and_other_buffers_do_not():
 def test_arguments():
     with pytest.raises(ValueError, match="every_n_batches"):
         FiniteTraining(every_n_batches=0)
+
+
+def test_a_gan_is_watched_by_the_losses_that_its_steps_give(monkeypatch):
+    """What is logged for a progress bar would be turned into numbers, for which the host has to wait."""
+    asked = []
+    logged = Trainer.callback_metrics.fget
+    monkeypatch.setattr(Trainer, "callback_metrics", property(lambda self: asked.append(1) or logged(self)))
+    callback = FiniteTraining()
+    seen = []
+    monkeypatch.setattr(FirstBadBatch, "add", lambda self, loss, batch, index: seen.append(len(loss)))
+    fitting = trainer(callbacks=[callback], limit_train_batches=3, limit_val_batches=0)
+    counts = []
+
+    class Count(Callback):
+        def on_train_batch_end(self, *_):
+            counts.append(len(asked))
+
+    fitting.callbacks.append(Count())
+    fitting.fit(plain_gan(), datamodule=digits())
+    assert seen == [2, 2, 2]
+    assert counts == [0, 0, 0]
