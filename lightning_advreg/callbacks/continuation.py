@@ -1,143 +1,122 @@
-"""The random generators and the place of a run in its epoch: kept between two steps, and found again."""
+"""A run that breaks off says how to continue it."""
 
-from typing import Any
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_advreg.callbacks.loop_moments import begin_with_an_epoch_
-from lightning_advreg.callbacks.resume_file import KEY, is_finished
-from lightning_advreg.random_state import State, random_state, set_random_state
+from lightning_advreg.callbacks.exact_resume import ExactResume
+from lightning_advreg.files import write_text
+
+FILE = "how_to_continue.txt"
+"""The name of the file in the run folder."""
+
+_MEMORY = (
+    "The device ran out of memory: halve data.init_args.batch_size and double trainer.accumulate_grad_batches, which "
+    "gives steps on as many images, or set trainer.precision to bf16-mixed."
+)
 
 
-class Continuation:
-    """What a run has to find again beside its weights, from moment to moment of the run.
+class Continuation(Callback):
+    """Write ``how_to_continue.txt`` into the run folder when training breaks off, by Ctrl-C, a signal or an error.
 
-    Generators are put back late, when nothing but the next batch is to come, since hooks and loaders that a new start
-    calls again may draw from them. An iterator over a loader that does not tell its place is made anew, with the
-    generators from which it was made and from which it gave its first batch, and the batches trained on are skipped.
+    The file says what happened, which checkpoint is the last one and at which command training goes on from there. The
+    same is said on the screen. A run that starts removes the file of an earlier one. The command line adds this
+    callback to every ``fit``.
 
-    Attributes:
-        finished: Whether the run that was loaded was at its end.
+    Args:
+        command: The arguments of ``lightning-advreg`` of this run.
+
+    Example:
+        >>> Continuation(["fit", "--config", "quickstart"]).next_command(Path("runs/quickstart/checkpoints/last.ckpt"))
+        'lightning-advreg fit --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt'
     """
 
-    def __init__(self) -> None:
-        self.finished = False
-        self._loaded: dict[str, Any] | None = None
-        # before the iterator over the epoch is made, and before its first batch
-        self._epoch_start: list[State] = []
+    def __init__(self, command: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.command = tuple(command)
+        self._folder: Path | None = None
 
-    def load(self, trainer: pl.Trainer, kept: dict[str, Any] | None) -> None:
-        """Take over what :meth:`kept` gave; None where a checkpoint holds nothing."""
-        self._loaded = kept
-        processes = trainer.world_size if kept is None else len(kept["generators"])
-        if kept is not None and processes != trainer.world_size:
-            rank_zero_warn(
-                f"this run was saved by {processes} processes and continues on {trainer.world_size}, so that random "
-                "numbers are others than they would have been; for the same weights continue on as many as before."
-            )
-            self._loaded = {**kept, "generators": None, "epoch_start": None}
+    def next_command(self, checkpoint: Path | None) -> str:
+        """Give the command that goes on from a checkpoint; from the start where there is none."""
+        if any(argument.partition("=")[0] == "--resume" for argument in self.command):
+            # it finds the newest one itself
+            return shlex.join(["lightning-advreg", *self.command])
+        kept: list[str] = []
+        arguments = iter(self.command)
+        for argument in arguments:
+            if argument == "--ckpt_path":
+                next(arguments, None)
+            elif not argument.startswith("--ckpt_path="):
+                kept.append(argument)
+        return shlex.join(
+            ["lightning-advreg", *kept, *(() if checkpoint is None else ("--ckpt_path", str(checkpoint)))]
+        )
 
-    def kept(self, trainer: pl.Trainer, place: str | None) -> dict[str, Any]:
-        """Give the generators of all processes, and those at the start of the epoch where they are needed.
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what an earlier run of this folder left."""
+        # log_dir asks the main process, so every process must read it, and none of them after an error
+        folder = trainer.log_dir
+        unwanted = trainer.fast_dev_run or not trainer.is_global_zero  # type: ignore[attr-defined]
+        self._folder = None if folder is None or unwanted else Path(folder)
+        if self._folder is not None:
+            (self._folder / FILE).unlink(missing_ok=True)
 
-        Args:
-            trainer: The trainer; every process has to ask.
-            place: ``"step"`` between two steps of an epoch, ``"epoch"`` between two epochs, None for elsewhere.
-        """
-        mine = random_state(trainer.strategy.root_device), self._epoch_start if place == "step" else []
-        everyone = _gathered(mine)
-        return {
-            "place": place,
-            "generators": [now for now, _ in everyone],
-            "epoch_start": [start for _, start in everyone],
-        }
-
-    def run_begins(self, trainer: pl.Trainer) -> None:
-        """Before loaders are made."""
-        if self._place == "epoch":
-            begin_with_an_epoch_(trainer)
-            self.finished = is_finished({KEY: self._loaded}, trainer.max_epochs, trainer.max_steps)
-            trainer.should_stop = self.finished
-        elif self._loaded is not None and self._place is None:
-            # Lightning saved it within a batch or an epoch: the best that can be done
-            self._put_back(trainer)
-        self._epoch_start = [random_state(trainer.strategy.root_device)]
-
-    def run_has_begun(self, trainer: pl.Trainer) -> None:
-        """After the hooks of the start."""
-        if self._place == "epoch":
-            self._put_back(trainer)
-
-    def epoch_begins(self, trainer: pl.Trainer, fetcher: Any) -> None:  # noqa: ANN401
-        """Before the first batch of an epoch, or the first after a start, is fetched.
-
-        Args:
-            trainer: The trainer.
-            fetcher: The iterator over batches, which Lightning makes anew in all but the first epoch of a start.
-        """
-        if _tells_its_place(trainer):
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write the file, and say the same."""
+        if self._folder is None:
             return
-        if self._place == "step":
-            self._fetch_again(trainer, fetcher)
-        elif self._place == "epoch":
-            self._epoch_start = [random_state(trainer.strategy.root_device)]
-            iter(fetcher)
-        elif trainer.current_epoch > 0 and not trainer.fit_loop.is_resuming:
-            self._epoch_start = [random_state(trainer.strategy.root_device)]
+        text = self._text(trainer, exception)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._folder / FILE, text)
+        except OSError:
+            # a full disk may be what ended the run; it is said all the same
+            pass
+        rank_zero_info(text.rstrip())
 
-    def epoch_has_begun(self, trainer: pl.Trainer) -> None:
-        """Right before that batch."""
-        if self._place == "step":
-            self._put_back(trainer)
-        elif _tells_its_place(trainer):
-            self._epoch_start = []
+    def _text(self, trainer: pl.Trainer, exception: BaseException) -> str:
+        reached = f"in epoch {trainer.current_epoch}, at step {trainer.global_step}"
+        lines = [f"Training was ended {reached}, by {_what(exception)}"]
+        if isinstance(exception, torch.OutOfMemoryError):
+            lines.append(_MEMORY)
+        checkpoint = newest_checkpoint(trainer)
+        if checkpoint is None:
+            lines.append("There is no checkpoint yet. To begin anew:")
         else:
-            self._epoch_start = [*self._epoch_start[:1], random_state(trainer.strategy.root_device)]
-        self._loaded = None
-
-    def epoch_ends(self, trainer: pl.Trainer) -> None:
-        """Before what ends an epoch."""
-        waiting = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
-        # Lightning leaves these schedulers out at the end of an epoch that was continued, as metrics may be missing
-        if all(monitor in trainer.callback_metrics for monitor in waiting):
-            trainer.fit_loop._restarting = False
-
-    @property
-    def _place(self) -> str | None:
-        return None if self._loaded is None else self._loaded["place"]
-
-    def _fetch_again(self, trainer: pl.Trainer, fetcher: Any) -> None:  # noqa: ANN401
-        assert self._loaded is not None
-        starts, device = self._loaded["epoch_start"], trainer.strategy.root_device
-        self._epoch_start = starts[trainer.global_rank] if starts else []
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        rank_zero_info(f"{batches} batches of the epoch are fetched again, to go on with the one after them.")
-        for state in self._epoch_start[:1]:
-            set_random_state(state, device)
-        iter(fetcher)
-        for state in self._epoch_start[1:]:
-            set_random_state(state, device)
-        for _ in range(batches):
-            next(fetcher)
-        # the loop counts them itself
-        fetcher.fetched -= batches
-
-    def _put_back(self, trainer: pl.Trainer) -> None:
-        states = None if self._loaded is None else self._loaded["generators"]
-        if states is not None:
-            set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+            lines.append(f"The last checkpoint is {checkpoint}. To continue from it:")
+        return "\n".join([*lines, f"  {self.next_command(checkpoint)}"]) + "\n"
 
 
-def _tells_its_place(trainer: pl.Trainer) -> bool:
-    loaders = CombinedLoader(trainer.train_dataloader, "min_size").flattened
-    return any(hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") for loader in loaders)
+def _what(exception: BaseException) -> str:
+    if isinstance(exception, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(exception, SIGTERMException):
+        # ExactResume gives the status of a process that the signal has killed; Lightning gives none
+        number = exception.code - 128 if isinstance(exception.code, int) else signal.SIGTERM
+        return signal.Signals(number).name
+    return f"{type(exception).__name__}: {next(iter(str(exception).splitlines()), '')}".rstrip(": ")
 
 
-def _gathered(mine: tuple[State, list[State]]) -> list[tuple[State, list[State]]]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [mine]
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone
+def newest_checkpoint(trainer: pl.Trainer) -> Path | None:
+    """Find the newest checkpoint that a Trainer's ``ModelCheckpoint`` callbacks and its ``ExactResume`` have written.
+
+    Args:
+        trainer: The Trainer.
+
+    Returns:
+        The file; None where there is none, or its folder is not on this machine.
+    """
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    folders = {Path(callback.dirpath) for callback in callbacks if callback.dirpath}
+    found = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
+    all_callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    exact = (callback.path(trainer) for callback in all_callbacks if isinstance(callback, ExactResume))
+    found += [path for path in exact if path.is_file()]
+    return max(found, key=lambda path: (path.stat().st_mtime, path.name == "last.ckpt"), default=None)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_advreg.callbacks import resume_file
-from lightning_advreg.callbacks.continuation import Continuation
+from lightning_advreg.callbacks.course import Course
 from lightning_advreg.callbacks.loop_moments import (
     LoopMoments,
     as_in_the_middle_of_a_batch_,
@@ -81,9 +81,9 @@ class ExactResume(Callback):
         if every_n_train_steps is not None:
             check_positive(every_n_train_steps, "every_n_train_steps")
         self.every_n_train_steps = every_n_train_steps
-        self.every_n_minutes = (
-            None if every_n_minutes is None else to_float(every_n_minutes, "every_n_minutes", above=0)
-        )
+        self.every_n_minutes = None if every_n_minutes is None else to_float(every_n_minutes, "every_n_minutes")
+        if self.every_n_minutes is not None and self.every_n_minutes <= 0:
+            raise ValueError(f"every_n_minutes must be more than 0, got {every_n_minutes!r}; None saves by steps alone.")
         self.save_on_signal = save_on_signal
         self.dirpath = dirpath
         self._signals = NoticedSignals()
@@ -91,7 +91,7 @@ class ExactResume(Callback):
         # where a save is exact: "step" between two steps of an epoch, "epoch" between two epochs
         self._place: str | None = None
         self._finished: dict[str, Any] | None = None
-        self._continuation = Continuation()
+        self._course = Course()
         self._steps, self._saved_at, self._saved_after = 0, 0.0, 0
 
     def path(self, trainer: pl.Trainer) -> Path:
@@ -110,7 +110,7 @@ class ExactResume(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what could not be exact."""
-        self._place, self._finished, self._continuation = None, None, Continuation()
+        self._place, self._finished, self._course = None, None, Course()
         if stage == "fit":
             self.check(trainer)
             self._signals.look_before()
@@ -132,26 +132,26 @@ class ExactResume(Callback):
     ) -> None:
         """Take over what was kept."""
         if trainer.state.fn == "fit":
-            self._continuation.load(trainer, checkpoint.get(resume_file.KEY))
+            self._course.load(trainer, checkpoint.get(resume_file.KEY))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the generators of all processes and the place in the epoch, to any checkpoint."""
-        checkpoint[resume_file.KEY] = {**self._continuation.kept(trainer, self._place), "finished": self._finished}
+        checkpoint[resume_file.KEY] = {**self._course.kept(trainer, self._place), "finished": self._finished}
         if self._place == "step":
             as_in_the_middle_of_a_batch_(checkpoint["loops"]["fit_loop"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Be called between steps and between epochs."""
         self._moments = moments = LoopMoments(trainer)
-        run, epoch, continuation = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._continuation
+        run, epoch, course = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._course
         moments.before(run, "run", lambda: self._before_run(trainer))
         moments.after(run, "on_run_start", lambda: self._run_started(trainer))
-        moments.before(epoch, "on_run_start", lambda fetcher: continuation.epoch_begins(trainer, fetcher))
-        moments.after(epoch, "on_run_start", lambda fetcher: continuation.epoch_has_begun(trainer))
+        moments.before(epoch, "on_run_start", lambda fetcher: course.epoch_begins(trainer, fetcher))
+        moments.after(epoch, "on_run_start", lambda fetcher: course.epoch_has_begun(trainer))
         moments.after(epoch, "on_advance_end", lambda fetcher: self._batch_done(trainer, pl_module))
-        moments.before(run, "on_advance_end", lambda: continuation.epoch_ends(trainer))
+        moments.before(run, "on_advance_end", lambda: course.epoch_ends(trainer))
         moments.after(run, "on_advance_end", lambda: self._epoch_done(trainer))
         moments.after(run, "on_run_end", lambda: self._run_done(trainer))
         self._steps, self._saved_at, self._saved_after = 0, time.monotonic(), 0
@@ -168,8 +168,8 @@ class ExactResume(Callback):
         self.teardown(trainer, pl_module, "")
 
     def _before_run(self, trainer: pl.Trainer) -> None:
-        self._continuation.run_begins(trainer)
-        if self._continuation.finished:
+        self._course.run_begins(trainer)
+        if self._course.finished:
             rank_zero_info(
                 f"This run is finished, after epoch {trainer.current_epoch} and step {trainer.global_step}; raise "
                 "max_epochs or max_steps to train on."
@@ -182,7 +182,7 @@ class ExactResume(Callback):
     def _run_started(self, trainer: pl.Trainer) -> None:
         if self.save_on_signal:
             self._signals.listen()
-        self._continuation.run_has_begun(trainer)
+        self._course.run_has_begun(trainer)
 
     def _batch_done(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if between_steps(trainer, pl_module):
@@ -252,6 +252,9 @@ class ExactResume(Callback):
             # the others wait for this process there
             trainer.strategy.barrier("Trainer.save_checkpoint")
             return self._failed(path, error)
+        if trainer.is_global_zero and not draft.exists():
+            # SafeCheckpointIO has said why
+            return False
         try:
             if trainer.is_global_zero:
                 resume_file.put_in_place(path)

@@ -4,10 +4,11 @@ import itertools
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_advreg.files import RefusedFile, read_checkpoint
 
 NAME = "resume.ckpt"
 """Its name in the run's folder."""
@@ -81,13 +82,9 @@ def checkpoint_to_continue(folder: Path) -> tuple[Path, Mapping[str, Any]] | Non
     for path in (folder / NAME, folder / "checkpoints" / "last.ckpt"):
         if not path.is_file():
             continue
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, ValueError, EOFError):
-            # a file that was cut off; the other one may be whole
-            continue
-        if isinstance(stored, dict) and "loops" in stored:
-            readable.append((path, stored))
+        # the other one may be whole
+        with suppress(RefusedFile, OSError):
+            readable.append((path, read_checkpoint(path, mmap=True)))
     # the first of those that have come as far, which is the exact one
     return max(readable, key=lambda found: found[1].get("global_step", 0), default=None)
 
@@ -114,7 +111,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        try:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-        except OSError:
-            return

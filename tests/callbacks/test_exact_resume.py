@@ -134,10 +134,10 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_bits(kind, batches, tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_steps": 16, "max_epochs": -1}, {"accumulate_grad_batches": 4}])
-@pytest.mark.parametrize("batches", [3, 7, 9])
+@pytest.mark.parametrize("batches", [5, 7, 9])
 def test_a_module_and_loader_of_the_users_own_too(batches, settings, tmp_path):
     assert_continues(Chance, tmp_path, foreign_data, batches, **settings)
 
 
 def test_a_loader_with_workers_too(tmp_path):
-    assert_continues(Chance, tmp_path, partial(foreign_data, workers=1), 9, limit_val_batches=0, max_epochs=2)
+    assert_continues(Chance, tmp_path, partial(foreign_data, workers=1), 9, max_epochs=2)

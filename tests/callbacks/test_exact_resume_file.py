@@ -16,11 +16,12 @@ from ..modules.parts import AtBatches
 from ..modules.test_resume import assert_same
 from .test_exact_resume import EPOCHS, Chance, Cut, CutOff, assert_same_end, fit, foreign_data
 
+CHECKPOINT = {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "loops": {}, "global_step": 3}
+
 
 def stopped(folder, number, *, at=4, callbacks=(), **settings):
     """A run that gets a signal in its batch ``at``."""
-    send = Cut(at)
-    send.on_train_batch_end = lambda *args: send._count() if send.left > 1 else signal.raise_signal(number)
+    send = AtBatches(lambda trainer, *args: trainer.fit_loop.total_batch_idx == at - 1 and signal.raise_signal(number))
     resume = ExactResume(every_n_minutes=None)
     return fit(Chance, folder, foreign_data, callbacks=[send, *callbacks], resume=resume, **settings)
 
@@ -156,8 +157,8 @@ def test_a_folder_elsewhere_is_refused(tmp_path):
 def test_a_file_that_was_cut_off_is_passed_over(cut_off, tmp_path):
     path = tmp_path / "resume.ckpt"
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"loops": {}, "global_step": 3}, path)
-    torch.save({"loops": {}, "global_step": 3}, tmp_path / "checkpoints" / "last.ckpt")
+    torch.save(CHECKPOINT, path)
+    torch.save(CHECKPOINT, tmp_path / "checkpoints" / "last.ckpt")
     if cut_off:
         path.write_bytes(path.read_bytes()[:200])
     found, _ = checkpoint_to_continue(tmp_path)

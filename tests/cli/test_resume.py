@@ -7,9 +7,11 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_advreg.cli import main
-from lightning_advreg.continuation import resumed
+from lightning_advreg.resuming import resumed
 
 from .runs import refused, root, run
+
+OFF = ("--trainer.enable_checkpointing", "false", "--trainer.callbacks", "null")
 
 
 class CutOff(RuntimeError):
@@ -47,7 +49,7 @@ def test_a_killed_run_goes_on_with_one_flag_and_then_says_that_it_is_finished(tm
 
 def test_every_run_can_be_continued_unless_checkpoints_are_off(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run("fit", "digits_regularized", "--ckpt_path", "resume", "--trainer.enable_checkpointing", "false")
+    run("fit", "digits_regularized", "--ckpt_path", "resume", *OFF)
     assert "There is nothing to continue in runs/digits_regularized, and a new run begins." in capsys.readouterr().out
     assert not (root("digits_regularized") / "resume.ckpt").exists()
     run("fit", "digits_regularized")
