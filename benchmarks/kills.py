@@ -16,6 +16,7 @@ import argparse
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -187,7 +188,9 @@ def left_alone(kind: str, folder: Path, loader: str) -> float:
 
 
 def trial(kind: str, folder: Path, loader: str, way: str, *, seed: int, seconds: float) -> tuple[int, str]:
-    """Kill and continue a run until it ends.
+    """Kill and continue a run until it ends, after one kill or two.
+
+    A run that ends before it can be killed is begun anew, to be killed earlier.
 
     Args:
         kind: The module.
@@ -205,6 +208,9 @@ def trial(kind: str, folder: Path, loader: str, way: str, *, seed: int, seconds:
     for kills_wanted in (True, chance.random() < 0.5, False):
         number = start(kind, folder, loader)
         status = end_early(number, folder, way, chance, seconds) if kills_wanted else ended(number, PATIENCE)
+        if status == 0 and not kills:
+            shutil.rmtree(folder)
+            return trial(kind, folder, loader, way, seed=seed, seconds=seconds / 2)
         statuses.append(status)
         if status == 0:
             break

@@ -54,7 +54,7 @@ def to_continue(trainer: Mapping[str, Any]) -> str | None:
         _say(f"There is nothing to continue in {root}, and a new run begins.")
         return None
     path, stored = found
-    if is_finished(stored, trainer.get("max_epochs"), trainer.get("max_steps")):
+    if is_finished(stored, trainer.get("max_epochs"), int(trainer.get("max_steps", -1))):
         _say(
             f"The run in {root} is finished, after epoch {stored['epoch']} and step {stored['global_step']}; give a "
             "larger --trainer.max_epochs to train on."

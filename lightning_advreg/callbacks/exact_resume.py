@@ -83,7 +83,9 @@ class ExactResume(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.every_n_minutes = None if every_n_minutes is None else to_float(every_n_minutes, "every_n_minutes")
         if self.every_n_minutes is not None and self.every_n_minutes <= 0:
-            raise ValueError(f"every_n_minutes must be more than 0, got {every_n_minutes!r}; None saves by steps alone.")
+            raise ValueError(
+                f"every_n_minutes must be more than 0, got {every_n_minutes!r}; None saves by steps alone."
+            )
         self.save_on_signal = save_on_signal
         self.dirpath = dirpath
         self._signals = NoticedSignals()
@@ -174,7 +176,7 @@ class ExactResume(Callback):
                 f"This run is finished, after epoch {trainer.current_epoch} and step {trainer.global_step}; raise "
                 "max_epochs or max_steps to train on."
             )
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             resume_file.discard_draft(self.path(trainer))
             if not trainer.ckpt_path:
                 self._set_aside(self.path(trainer))
@@ -242,7 +244,7 @@ class ExactResume(Callback):
     def _save(self, trainer: pl.Trainer, place: str) -> bool:
         self._place = place
         self._saved_at, self._saved_after = time.monotonic(), self._steps
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return False
         path = self.path(trainer)
         draft = resume_file.draft_of(path)

@@ -74,7 +74,7 @@ def between_steps(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
 def run_ends(trainer: pl.Trainer) -> bool:
     """Tell whether the epoch that has just ended was the last one, after which comes what ends the run."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
-    by_epochs = epochs is not None and 0 <= epochs <= trainer.fit_loop.epoch_progress.current.processed
+    by_epochs = epochs is not None and 0 <= epochs <= trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     return by_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
 
 
