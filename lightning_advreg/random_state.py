@@ -50,7 +50,20 @@ def set_random_state(state: Mapping[str, Any], device: torch.device | str = "cpu
     Args:
         state: What :func:`random_state` gave.
         device: The device of this process.
+
+    Raises:
+        ValueError: If it is anything else.
     """
+    try:
+        _set(state, device)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the stored state of the random generators is damaged ({type(error).__name__}); continue from another "
+            "checkpoint."
+        ) from error
+
+
+def _set(state: Mapping[str, Any], device: torch.device | str) -> None:
     if "python" in state:
         python = state["python"]
         random.setstate((python["version"], tuple(_unpacked(python["words"]).tolist()), python["gauss"]))

@@ -30,8 +30,14 @@ class Course:
         self._epoch_start: list[State] = []
 
     def load(self, trainer: pl.Trainer, kept: dict[str, Any] | None) -> None:
-        """Take over what :meth:`kept` gave; None where a checkpoint holds nothing."""
+        """Take over what :meth:`kept` gave; None where a checkpoint holds nothing.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
         self._loaded = kept
+        if kept is not None:
+            _check(kept)
         processes = trainer.world_size if kept is None else len(kept["generators"])
         if kept is not None and processes != trainer.world_size:
             rank_zero_warn(
@@ -132,6 +138,15 @@ class Course:
         states = None if self._loaded is None else self._loaded["generators"]
         if states is not None:
             set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+
+
+def _check(kept: dict[str, Any]) -> None:
+    lists = isinstance(kept.get("generators"), list) and isinstance(kept.get("epoch_start"), list)
+    if not lists or kept.get("place") not in ("step", "epoch", None):
+        raise ValueError(
+            f"what ExactResume kept in this checkpoint is damaged: it holds {sorted(map(str, kept))}; continue from "
+            "another checkpoint."
+        )
 
 
 def _tells_its_place(trainer: pl.Trainer) -> bool:

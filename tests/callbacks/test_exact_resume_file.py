@@ -163,3 +163,21 @@ def test_a_file_that_was_cut_off_is_passed_over(cut_off, tmp_path):
         path.write_bytes(path.read_bytes()[:200])
     found, _ = checkpoint_to_continue(tmp_path)
     assert found.name == ("last.ckpt" if cut_off else "resume.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"place": "nowhere"}, r"what ExactResume kept in this checkpoint is damaged: it holds \['epoch_start', 'fin"),
+        ({"generators": 3}, r"what ExactResume kept in this checkpoint is damaged"),
+        ({"generators": [{"torch": torch.zeros(3)}]}, r"the stored state of the random generators is damaged \(Type"),
+    ],
+)
+def test_a_damaged_state_has_one_clear_error(damage, message, tmp_path):
+    fit(Chance, tmp_path, foreign_data, max_epochs=1)
+    path = tmp_path / "resume.ckpt"
+    stored = torch.load(path, weights_only=True)
+    stored["exact_resume"] |= damage
+    torch.save(stored, path)
+    with pytest.raises(ValueError, match=message):
+        fit(Chance, tmp_path, foreign_data, ckpt_path=path)
