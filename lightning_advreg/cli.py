@@ -26,10 +26,12 @@ from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
 from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
 from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
+from lightning_advreg.metrics_file import RunLogger
 from lightning_advreg.parsing import explain_errors
 from lightning_advreg.resuming import resumed, to_continue
-from lightning_advreg.run_folder import file_logger, set_aside, take
+from lightning_advreg.run_folder import set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
@@ -86,7 +88,7 @@ class RunFolderCLI(LightningCLI):
             if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 set_aside(Path(root) / "checkpoints")
-            kwargs["logger"] = [file_logger(Path(root), subcommand), *_loggers(given)]
+            kwargs["logger"] = [RunLogger(Path(root), subcommand), *_loggers(given)]
         kwargs["plugins"] = with_safe_checkpoints(settings)
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
@@ -202,7 +204,8 @@ class RunFolderCLI(LightningCLI):
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        write_json(Path(folder) / "results.json", results)
+        with outlasting(Path(folder) / "results.json"):
+            write_json(Path(folder) / "results.json", results)
 
     @rank_zero_only
     def _say_where(self) -> None:
