@@ -196,7 +196,8 @@ def _load(
 ) -> Any:  # noqa: ANN401
     name = _name(source)
     try:
-        stored = torch.load(source, map_location=map_location, weights_only=True, mmap=mmap or None)
+        where = _on_cpu if map_location == "cpu" else map_location
+        stored = torch.load(source, map_location=where, weights_only=True, mmap=mmap or None)
         check_extent(stored)
     except Unbounded as error:
         raise RefusedFile(f"{name} is no {what}: {error}; {remedy}.") from error
@@ -215,6 +216,13 @@ def _load(
         reason = said[1] if said and said[1] else f"{type(error).__name__}: {first_line(error)}"
         raise RefusedFile(f"{name} is a damaged {what}: {reason[:300]}; {remedy}.") from error
     return stored
+
+
+def _on_cpu(storage: Any, device: object) -> Any:  # noqa: ANN401
+    # "cpu" alone would not look at it, and whoever reads the file again would fail
+    if not isinstance(device, str):
+        raise TypeError(f"a tensor's device is {device!r}")
+    return storage
 
 
 def _name(source: Path | IO[bytes]) -> str:

@@ -14,6 +14,7 @@ from lightning_advreg import __version__
 from lightning_advreg.files.checkpoints import KEY, read_checkpoint
 from lightning_advreg.files.differences import check_fit
 from lightning_advreg.files.packages import check_class_paths
+from lightning_advreg.files.refused import RefusedFile
 from lightning_advreg.modules.hyperparameters import class_path, describe_all
 from lightning_advreg.networks.changes import changes_in, note_changes, noted_changes
 from lightning_advreg.networks.norm_surgery import replace_norms_
@@ -135,9 +136,9 @@ class CheckpointedModule(Recorded, LightningModule):
         Raises:
             FileNotFoundError: If there is no such file.
             RefusedFile: A ``ValueError``, if the file is no whole checkpoint, asks for anything but tensors and plain
-                values, names classes that would have to be imported from elsewhere, was written by a newer version, or
-                its weights do not fit.
-            ValueError: If the checkpoint is of another class, or lacks an argument that cannot be rebuilt.
+                values, names classes that would have to be imported from elsewhere, was written by a newer version or
+                by another class, or its weights do not fit.
+            ValueError: If the checkpoint lacks an argument that cannot be rebuilt.
         """
         if "://" not in str(checkpoint_path):
             stored = _read(checkpoint_path)
@@ -195,7 +196,7 @@ def _check_class(cls: type, stored: str | None) -> None:
     known = {class_path(base) for base in cls.__mro__}
     if stored is None or stored in known or stored.rpartition(".")[2] in {base.__name__ for base in cls.__mro__}:
         return
-    raise ValueError(
+    raise RefusedFile(
         f"this checkpoint was saved by {stored}, not by {class_path(cls)}; load it with "
         f"{stored.rpartition('.')[2]}.load_from_checkpoint, or take its weights alone from its 'state_dict'."
     )

@@ -154,6 +154,14 @@ def test_a_pickle_that_is_none_is_refused(good, tmp_path):
             read_tensors(tmp_path / "bad.ckpt")
 
 
+def test_a_device_that_is_no_name_is_refused(good, tmp_path):
+    name = b"X\x03\x00\x00\x00cpu"
+    assert name in rebuilt(good.read_bytes(), lambda data: data)
+    (tmp_path / "bad.ckpt").write_bytes(rebuilt(good.read_bytes(), lambda data: data.replace(name, b"K\x01")))
+    with pytest.raises(RefusedFile, match=r"bad.ckpt is a damaged .*a tensor's device is 1"):
+        read_checkpoint(tmp_path / "bad.ckpt")
+
+
 def test_classes_from_elsewhere_are_not_imported(good, tmp_path, monkeypatch, canary):
     (tmp_path / "stranger.py").write_text(f"open({str(canary)!r}, 'w')\nclass Net: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
