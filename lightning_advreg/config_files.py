@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_advreg.parsing import check_yaml
+from lightning_advreg.parsing import check_syntax
 
 
 def configs_folder() -> Path:
@@ -39,7 +39,7 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 def _find_config(name: str) -> str:
     if Path(name).is_file():
         try:
-            check_yaml(Path(name))
+            check_syntax(Path(name))
         except ValueError as error:
             sys.exit(f"lightning-advreg: {error}")
         return name

@@ -86,7 +86,7 @@ def explanation(message: str, keys: Iterable[str] = ()) -> str | None:
     return _wrong_type(message)
 
 
-def check_yaml(path: Path) -> None:
+def check_syntax(path: Path) -> None:
     """Check that a configuration file can be read as YAML.
 
     Args:

@@ -14,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 LOCK = ".lock"
 """The file that a run holds in its folder while it goes on."""
 
+_REMEDY = "set trainer.default_root_dir (--trainer.default_root_dir FOLDER) to another folder"
+
 
 def check_writable(folder: Path) -> None:
     """Make a folder, and check that files can be written there.
@@ -46,16 +48,17 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Keep other runs out of a folder; the lock falls with the process, however that ends.
 
     Where the system or the file system has no locks, there is none.
 
     Args:
         folder: The folder, which exists.
+        remedy: What to do instead of waiting, for the message.
 
     Raises:
-        RuntimeError: If another run holds it.
+        ValueError: If another run holds it.
     """
     try:
         import fcntl
@@ -71,9 +74,9 @@ def held(folder: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise RuntimeError(
+            raise ValueError(
                 f"{folder} is in use by {holder}, and two runs in one folder would overwrite each other; wait for its "
-                "end, or set trainer.default_root_dir (--trainer.default_root_dir FOLDER) to another folder."
+                f"end, or {remedy}."
             ) from None
         except OSError:
             # a network drive without locks
@@ -108,7 +111,7 @@ def take(folder: Path, until: ExitStack) -> None:
     try:
         check_writable(folder)
         until.enter_context(held(folder))
-    except (PermissionError, RuntimeError) as error:
+    except (PermissionError, ValueError) as error:
         sys.exit(f"lightning-advreg: {error}")
 
 

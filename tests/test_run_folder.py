@@ -26,10 +26,10 @@ def test_a_read_only_folder(tmp_path):
 def test_one_run_at_a_time(tmp_path):
     with held(tmp_path):
         message = rf"{re.escape(str(tmp_path))} is in use by process {os.getpid()} on .*default_root_dir"
-        with pytest.raises(RuntimeError, match=message), held(tmp_path):
+        with pytest.raises(ValueError, match=message), held(tmp_path):
             pass
         # the one that was refused has not taken the lock away
-        with pytest.raises(RuntimeError, match="is in use"), held(tmp_path):
+        with pytest.raises(ValueError, match="is in use"), held(tmp_path):
             pass
     assert not (tmp_path / LOCK).exists()
     with pytest.raises(KeyError), held(tmp_path):
@@ -45,7 +45,7 @@ def test_a_lock_falls_with_its_process(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        with pytest.raises(RuntimeError, match=r"in use by another process"), held(tmp_path):
+        with pytest.raises(ValueError, match=r"in use by another process"), held(tmp_path):
             pass
     finally:
         process.kill()

@@ -1,8 +1,7 @@
 """Running an ablation: skip what is finished, start what is left, keep the results up to date."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lightning_advreg.ablation.runs import Run
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
 from lightning_advreg.files import write_text
 from lightning_advreg.reporting import results_table
+from lightning_advreg.run_folder import held
 
 _MOST_CHANGES = 4
 
@@ -69,7 +69,7 @@ class Ablation:
         """
         console = console or Console()
         self.out.mkdir(parents=True, exist_ok=True)
-        with _alone_in(self.out):
+        with held(self.out, "give another --out"):
             self._make_way()
             errors: dict[Path, str] = {}
             try:
@@ -127,19 +127,3 @@ class Ablation:
         for text in summary_text(self.plan, outcomes, metrics):
             console.print(text, markup=False, highlight=False)
         console.print(f"Everything is in {self.out}: results.csv, table.md, plots/", markup=False, highlight=False)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where the system has locks; it falls with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another ablation works in {folder}; wait for its end, or give another --out.") from error
-        yield

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from lightning_advreg.files.refused import RefusedFile
-from lightning_advreg.files.tensors import check_file, first_line
+from lightning_advreg.files.refused import RefusedFile, first_line
+from lightning_advreg.files.tensors import check_file
 
 _LARGEST = 10 * 2**20
 _MOST = 20_000

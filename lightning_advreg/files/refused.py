@@ -1,4 +1,4 @@
-"""The one error of files that are not read."""
+"""The one error of files that are not read, and what to say of others."""
 
 
 class RefusedFile(ValueError):
@@ -10,3 +10,8 @@ class RefusedFile(ValueError):
 
 class UnfitWeights(RefusedFile, RuntimeError):
     """Weights of other names or shapes than those of the module; a ``RuntimeError`` too, as PyTorch raises there."""
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says, or its name where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ import torch
 from torch import serialization
 
 from lightning_advreg.files.pickles import Unbounded, check_extent, check_keys
-from lightning_advreg.files.refused import RefusedFile
+from lightning_advreg.files.refused import RefusedFile, first_line
 
 _PICKLE = "data.pkl"
 _ZIP, _OLD = b"PK\x03\x04", b"\x80\x02"
@@ -129,11 +129,6 @@ def check_file(path: Path, what: str, remedy: str) -> bytes:
     if not begin:
         raise RefusedFile(f"{path} is an empty file, no {what}: writing it was cut off; {remedy}.")
     return begin
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of what an error says, or its name where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _nearest(path: Path) -> str:

@@ -18,8 +18,8 @@ from lightning_advreg import __version__
 from lightning_advreg.files.atomic import writing
 from lightning_advreg.files.checkpoints import check_version
 from lightning_advreg.files.differences import check_fit
-from lightning_advreg.files.refused import RefusedFile
-from lightning_advreg.files.tensors import check_file, first_line
+from lightning_advreg.files.refused import RefusedFile, first_line
+from lightning_advreg.files.tensors import check_file
 
 NETWORKS = "lightning_advreg.networks"
 """The package whose classes :func:`load_network` builds unless it is told of more."""

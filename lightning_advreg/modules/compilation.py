@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_advreg.modules.engine import first_line
+from lightning_advreg.files.refused import first_line
 
 Pass = Callable[..., Any]
 _BACKEND = "inductor"
@@ -120,7 +120,7 @@ class Programs:
         self._failed = True
         # what happened, rather than where
         reason = getattr(error, "inner_exception", error)
-        rank_zero_warn(f"{type(network).__name__} is trained without torch.compile: {first_line(reason)}.")
+        rank_zero_warn(f"{type(network).__name__} is trained without torch.compile: {first_line(reason).rstrip('.')}.")
 
 
 def _pass_of(network: nn.Module) -> Pass:

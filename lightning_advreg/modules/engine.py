@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_advreg.files.refused import first_line
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
@@ -102,13 +104,8 @@ def keeps_channels_last_(network: nn.Module, *inputs: Tensor) -> bool:
         # an error that has nothing to do with the layout comes up again here
         network(*inputs)
         rank_zero_warn(
-            f"{type(network).__name__} is trained without channels_last: {first_line(error)}. To use it, write "
-            "x.flatten(1) where the network says x.view(len(x), -1)."
+            f"{type(network).__name__} is trained without channels_last: {first_line(error).rstrip('.')}. To use it, "
+            "write x.flatten(1) where the network says x.view(len(x), -1)."
         )
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """Give the first line of an error's message, without its full stop, or the name of its class."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

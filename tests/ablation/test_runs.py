@@ -17,10 +17,10 @@ import yaml
 import lightning_advreg
 from lightning_advreg import RegularizedClassifier
 from lightning_advreg.ablation import Ablation, Axis, Override, Plan, Variant, command, make_runs, worker
-from lightning_advreg.ablation.conduct import _alone_in
 from lightning_advreg.ablation.configuration import fingerprint, resolve
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.networks import MNISTConvNet
+from lightning_advreg.run_folder import held
 
 from .parts import InProcess, write_base
 
@@ -287,7 +287,10 @@ def test_arguments_that_make_no_sense(tmp_path, capsys, arguments, message):
 
 def test_two_ablations_do_not_share_a_folder(tmp_path):
     plan = Plan(variants=(Variant(name="a"),))
-    with _alone_in(tmp_path), pytest.raises(ValueError, match=r"another ablation works in .*; wait for its end"):
+    with (
+        held(tmp_path),
+        pytest.raises(ValueError, match=r"in use by process .*; wait for its end, or give another --out"),
+    ):
         Ablation(plan=plan, runs=[], out=tmp_path, launcher=InProcess()).conduct()
 
 
