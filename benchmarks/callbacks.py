@@ -1,12 +1,13 @@
 """What all callbacks together cost: share of a ResNet-18 PGD-10 epoch, and what they add to a checkpoint.
 
-Two trainings, one with the callbacks of ``WATCHING`` and one without any, take turns batch by batch in one process, a
-thread each of which one alone runs at a time, so that a busy machine slows them alike. What a callback takes by itself
-is counted around its hooks. What an epoch ends with, validation under attack and the looks of the monitor, is run once
-and set against an epoch of 50,000 images.
+Two trainings, one with the callbacks of ``WATCHING`` and one without any, take turns batch by batch in one process, in
+two threads of which one waits, so that a busy machine slows them alike. What a callback takes by itself is counted
+around its hooks. What an epoch ends with, validation under attack and the looks of the monitor, is run twice and set
+against an epoch of 50,000 images.
 
     python -m benchmarks.callbacks --cpu-time              # some minutes on one core
-    python -m benchmarks.callbacks --cpu-time --network small --steps 40 --images 64
+    python -m benchmarks.callbacks --cpu-time --network small --steps 40
+    python -m benchmarks.callbacks --cpu-time --steps 4 --images 16 --max-cost 0.05    # the checkpoint alone, quickly
 
 The exit status is 1 where all together take over 3 % of the epoch, or a checkpoint holds over 1 MB besides weights,
 copies of weights that a callback was asked for, and the state of the optimizer.
@@ -57,20 +58,23 @@ BAR = 0.03
 """The share of an epoch that all callbacks together may take."""
 STATE = 10**6
 """The bytes that a checkpoint may hold beside weights and optimizer."""
+EPOCHS = 2
+"""Short epochs of a training: after the second validation the monitor knows what checkpoints need not hold."""
+MONITORED = 256
+"""Images that the monitor keeps of either kind, its default."""
 IN_A_STEP = ("batch", "backward", "optimizer_step", "zero_grad")
 COPIES = ("WeightAverage", "snapshot")
 
-WATCHING: dict[str, Callable[[int], Callback]] = {
-    "FiniteTraining": lambda images: FiniteTraining(),
-    "Continuation": lambda images: Continuation(["fit"]),
-    "WeightAverage": lambda images: WeightAverage(),
-    "AdaptiveGradientClipping": lambda images: AdaptiveGradientClipping(),
-    # 1: every image that was asked for, however long it takes
-    "ConvergenceMonitor": lambda images: ConvergenceMonitor(max_samples=images, max_cost=1),
-    "RobustAccuracy": lambda images: RobustAccuracy(PGD(eps=EPS, steps=10, seed=0), max_samples=images),
-    "AdversarialExamples": lambda images: AdversarialExamples(PGD(eps=EPS, steps=10, seed=0)),
+WATCHING: dict[str, Callable[[argparse.Namespace], Callback]] = {
+    "FiniteTraining": lambda options: FiniteTraining(),
+    "Continuation": lambda options: Continuation(["fit"]),
+    "WeightAverage": lambda options: WeightAverage(),
+    "AdaptiveGradientClipping": lambda options: AdaptiveGradientClipping(),
+    "ConvergenceMonitor": lambda options: ConvergenceMonitor(max_cost=options.max_cost),
+    "RobustAccuracy": lambda options: RobustAccuracy(PGD(eps=EPS, steps=10, seed=0), max_samples=options.images),
+    "AdversarialExamples": lambda options: AdversarialExamples(PGD(eps=EPS, steps=10, seed=0)),
 }
-"""The callbacks, given how many images to evaluate on; one more is one more line."""
+"""The callbacks, given the options; one more is one more line."""
 
 
 class Costs(Profiler):
@@ -131,8 +135,12 @@ class Turns(Callback):
         self.mine.acquire()
         self._began = self.clock()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the last batch; what follows is not timed here."""
+        self._end()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the last batch; what follows is not timed."""
+        """End the last batch, where there is no validation."""
         self._end()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,7 +156,7 @@ class Turns(Callback):
 def trained(
     options: argparse.Namespace, turns: Turns, callbacks: Sequence[Callback], profiler: Profiler | None, folder: Path
 ) -> Trainer:
-    """Train a classifier for one epoch, in turns with another."""
+    """Train a classifier for two short epochs, in turns with another."""
     small = options.network == "small"
     shape = (1, 28, 28) if small else (3, 32, 32)
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +174,7 @@ def trained(
     )
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=EPOCHS,
         callbacks=[turns, *callbacks],
         profiler=profiler,
         logger=CSVLogger(str(folder), name="", version=""),
@@ -177,8 +185,8 @@ def trained(
         num_sanity_val_steps=0,
         log_every_n_steps=50,
     )
-    val = loader(options.images) if callbacks else None
-    trainer.fit(model, loader(options.steps * options.batch_size), val)
+    val = loader(max(options.images, MONITORED)) if callbacks else None
+    trainer.fit(model, loader(options.steps // EPOCHS * options.batch_size), val)
     return trainer
 
 
@@ -221,16 +229,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["resnet18", "small"], default="resnet18")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=12, help="of each training; the first two are not counted")
-    parser.add_argument("--images", type=int, default=256, help="how many an epoch ends by evaluating on")
+    parser.add_argument("--steps", type=int, default=12, help="of each training, even; the first two are not counted")
+    parser.add_argument("--images", type=int, default=256, help="how many RobustAccuracy attacks")
+    parser.add_argument("--max-cost", type=float, default=1, help="that of the monitor; 1 for 512 images in each look")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, in one thread")
     options = parser.parse_args()
+    if options.steps % EPOCHS or options.steps < 2 * EPOCHS:
+        parser.error(f"--steps must be even and at least {2 * EPOCHS}, got {options.steps}.")
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     clock = time.process_time if options.cpu_time else time.perf_counter
     costs = Costs(clock)
-    watching = [build(options.images) for build in WATCHING.values()]
+    watching = [build(options) for build in WATCHING.values()]
     with_them, without = threading.Semaphore(0), threading.Semaphore(0)
     plain, watched = Turns(without, with_them, clock), Turns(with_them, without, clock)
     with tempfile.TemporaryDirectory() as folder:
@@ -253,7 +264,7 @@ def main() -> None:
     share = 0.0
     for name in WATCHING:
         each = sum(costs.steps[name][-_late(costs.steps[name], options.steps) :]) / (options.steps - 2)
-        once = costs.others[name]
+        once = costs.others[name] / EPOCHS
         whole = each / step + once / epoch
         share += whole
         print(f"| {name} | {1000 * each:.2f} | {100 * each / step:.3f} % | {once:.2f} | {100 * whole:.2f} % |")
