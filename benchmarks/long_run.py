@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -184,18 +184,21 @@ def run(module: str, steps: int, folder: Path, more: Sequence[Callback] = ()) ->
     return gauge.samples, trainer
 
 
-def slope(samples: Sequence[Sample], name: str) -> float:
-    """Give the growth of a figure per 1,000 steps, from step 200 on."""
-    late = [sample for sample in samples if sample.step >= FROM]
+def slope(samples: Sequence[Sample], name: str, since: int = FROM) -> float:
+    """Give the growth of a figure per 1,000 steps, from a step on."""
+    late = [sample for sample in samples if sample.step >= since]
     x = torch.tensor([sample.step for sample in late], dtype=torch.float64)
     y = torch.tensor([getattr(sample, name) for sample in late], dtype=torch.float64)
     return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum() * 1000)
 
 
-def growing(samples: Sequence[Sample]) -> dict[str, float]:
-    """Give the figures that grow faster than they may, with their growth per 1,000 steps."""
-    slopes = {name: slope(samples, name) for name in LIMITS}
-    return {name: found for name, found in slopes.items() if found > LIMITS[name]}
+def growing(
+    samples: Sequence[Sample], since: int = FROM, limits: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Give the figures that grow faster than they may from a step on, with their growth per 1,000 steps."""
+    limits = LIMITS if limits is None else limits
+    slopes = {name: slope(samples, name, since) for name in limits}
+    return {name: found for name, found in slopes.items() if found > limits[name]}
 
 
 def row(module: str, samples: Sequence[Sample], folder: Path) -> str:
