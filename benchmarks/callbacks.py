@@ -44,6 +44,7 @@ from lightning_advreg.callbacks import (
     AdversarialExamples,
     Continuation,
     ConvergenceMonitor,
+    ExactResume,
     FiniteTraining,
     RobustAccuracy,
     WeightAverage,
@@ -68,6 +69,7 @@ COPIES = ("WeightAverage", "snapshot")
 WATCHING: dict[str, Callable[[argparse.Namespace], Callback]] = {
     "FiniteTraining": lambda options: FiniteTraining(),
     "Continuation": lambda options: Continuation(["fit"]),
+    "ExactResume": lambda options: ExactResume(),
     "WeightAverage": lambda options: WeightAverage(),
     "AdaptiveGradientClipping": lambda options: AdaptiveGradientClipping(),
     "ConvergenceMonitor": lambda options: ConvergenceMonitor(max_cost=options.max_cost),
