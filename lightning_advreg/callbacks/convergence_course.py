@@ -1,6 +1,7 @@
 """The course of a training, as the convergence monitor has seen it, and the judgement on it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ class Course:
     """Looks and learning rates, by time.
 
     Attributes:
-        history: What was seen under attack.
+        history: What was seen under attack, as far as it can still decide something: looks of the last epochs, and
+            older ones with the most images right.
         good: The last look at which the network had not collapsed.
         best: That at which it was most robust.
-        rates: Learning rates of all parameter groups.
+        rates: Learning rates of all parameter groups, as far as they tell which of these were ever changed.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class Course:
             return [rules.non_finite_outputs(now.epoch, now.step)]
         found: list[Alarm | None] = []
         if look is not None:
-            self.history.append(look)
+            self.history = [*without_outdone(self.history, look.trained), look]
             found.append(rules.catastrophic_overfitting(self.history, judge_from=judge_from))
             found.append(rules.robust_overfitting(self.history))
         plateau = rules.start_plateau(
@@ -77,7 +79,7 @@ class Course:
 
     def judge_rates(self, now: Now, rates: Sequence[float], names: Sequence[str]) -> Alarm | None:
         """Add the learning rates of all parameter groups, of these names, and judge them."""
-        if not self.rates or self.rates[-1] != list(rates):
+        if news_in(rates, self.rates):
             self.rates.append(list(rates))
         still = rules.unscheduled_groups(self.rates)
         return rules.unscheduled_group(now.epoch, now.step, [names[group] for group in still]) if still else None
@@ -98,6 +100,49 @@ class Course:
             None if state[name] is None else Look.from_state_dict(state[name]) for name in ("good", "best")
         )
         self.rates = [list(row) for row in state["rates"]]
+
+
+def without_outdone(history: Sequence[Look], trained: float) -> list[Look]:
+    """Leave out looks that no rule will ask about any more, so that a long run does not pile them up.
+
+    Looks of the last epochs stay. Of the older ones, rules ask for the most robust one alone, on as many images as the
+    later looks were on: for each number of images that is the first of those with the most of them right.
+
+    Args:
+        history: Looks in the order of time.
+        trained: How many epochs have been trained.
+    """
+    # one look more than is older: rules reach back to the last one before their epochs
+    old = sum(look.trained <= trained - rules.DECLINE_EPOCHS - 1e-6 for look in history) - 1
+    if old < 2:
+        return list(history)
+    bests: set[int] = set()
+    counts = [list(itertools.accumulate(look.pgd)) for look in history[:old]]
+    for images in range(max(map(len, counts))):
+        bests.add(max(range(old), key=lambda index: counts[index][images] if images < len(counts[index]) else -1))
+    return [*(history[index] for index in sorted(bests)), *history[old:]]
+
+
+def news_in(rates: Sequence[float], known: Sequence[Sequence[float]]) -> bool:
+    """Tell whether learning rates show for the first time that a group was added, or that one was changed.
+
+    Args:
+        rates: The learning rates of all groups.
+        known: Those of earlier times that did.
+
+    Example:
+        >>> news_in([0.1, 0.1], []), news_in([0.1, 0.1], [[0.1, 0.1]]), news_in([0.05, 0.1], [[0.1, 0.1]])
+        (True, False, True)
+        >>> news_in([0.01, 0.1], [[0.1, 0.1], [0.05, 0.1]])
+        False
+    """
+    same = list(itertools.takewhile(lambda row: len(row) == len(rates), reversed(known)))
+    if not same:
+        return True
+    return any(
+        all(row[group] == same[-1][group] for row in same) and rate != same[-1][group]
+        for group, rate in enumerate(rates)
+    )
 
 
 def learning_rates(trainer: pl.Trainer) -> tuple[list[float], list[str]]:

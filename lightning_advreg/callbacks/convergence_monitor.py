@@ -54,7 +54,7 @@ class ConvergenceMonitor(Callback):
     an alarm does, nothing of the training changes. How many images are looked at depends on the time that this takes
     (see ``max_cost``), and with it the figures and, near a threshold, the alarms; 1 makes them repeatable. Over several
     processes all decide alike. The state, with the monitored images and what ``rollback`` keeps, is in the checkpoint,
-    so that a run resumes exactly.
+    so that a run resumes exactly; only validation images that come again in each validation are collected anew.
 
     Args:
         eps: The budget in pixel units; None for that of the training attack.
@@ -181,8 +181,8 @@ class ConvergenceMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the batch, if images are missing."""
-        if is_fitting(trainer) and dataloader_idx == 0 and self._images["val"].collecting:
+        """Collect the batch, if images are missing; later on, see whether the first one is the same again."""
+        if is_fitting(trainer) and dataloader_idx == 0 and self._images["val"].wants(batch_idx):
             self._images["val"].add(*self._subject.images_and_labels(batch))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -225,6 +225,8 @@ def test_a_resumed_run_measures_and_decides_as_one_that_went_through(tmp_path, m
     path = tmp_path / "half" / "run.ckpt"
     stored = torch.load(path, weights_only=True)["callbacks"]["ConvergenceMonitor"]
     assert stored["images"]["train"]["x"].shape == (9, 1, 4, 4)
+    # these have come again, and will
+    assert stored["images"]["val"] == {}
     assert stored["repairs"]["snapshot"]["label"] == "the weights of epoch 1"
     assert stored["cost"]["samples"] == 9
     assert stored["cost"]["spent"] > 0
@@ -236,6 +238,22 @@ def test_a_resumed_run_measures_and_decides_as_one_that_went_through(tmp_path, m
     assert len(resumed._course.history) == 3
     for name in ("val", "train"):
         assert torch.equal(resumed._images[name].x, first._images[name].x)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_checkpoints_hold_validation_images_that_may_not_come_again(tmp_path, shuffle):
+    torch.manual_seed(0)
+    monitor = ConvergenceMonitor(eps=0.1, max_samples=9, **FREE)
+    run = watch(tmp_path, Plain(), monitor, val=loader(12, seed=1, shuffle=shuffle), max_epochs=1)
+    # after one validation nobody knows
+    assert monitor.state_dict()["images"]["val"]["x"].shape == (9, 1, 4, 4)
+    first = monitor._images["val"].x
+    resumed = ConvergenceMonitor(eps=0.1, max_samples=9, **FREE)
+    run.save_checkpoint(tmp_path / "first.ckpt")
+    loaded = trainer(tmp_path, resumed, max_epochs=2, **QUICK)
+    loaded.fit(Plain(), loader(16), loader(12, seed=1, shuffle=shuffle), ckpt_path=tmp_path / "first.ckpt")
+    assert torch.equal(resumed._images["val"].x, first)
+    assert (resumed.state_dict()["images"]["val"] == {}) is not shuffle
 
 
 def test_what_was_said_and_done_survives_a_checkpoint():

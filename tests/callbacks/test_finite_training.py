@@ -189,3 +189,16 @@ def test_a_gan_is_watched_by_the_losses_that_its_steps_give(monkeypatch):
     fitting.fit(plain_gan(), datamodule=digits())
     assert seen == [2, 2, 2]
     assert counts == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_one_bad_weight_among_large_ones_of_all_kinds_is_found(bad, dtype):
+    sizes = {torch.float16: 6e4, torch.bfloat16: 3e38, torch.float32: 3e38, torch.float64: 1e300}
+    layers = [nn.Linear(3, 2).to(other) for other in sizes] + [nn.Linear(0, 0)]
+    for layer, size in zip(layers, sizes.values(), strict=False):
+        nn.init.constant_(layer.weight, -size)
+    module = nn.ModuleList(layers)
+    assert finite_weights(module)
+    layers[list(sizes).index(dtype)].weight.data[1, 1] = bad
+    assert not finite_weights(module)
