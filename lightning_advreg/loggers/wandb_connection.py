@@ -39,7 +39,7 @@ def reason_to_stay_offline(settings: Any, *, patience: float = _PATIENCE) -> str
     if not _has_key(settings, server):
         return "there is no API key (`wandb login` stores one)"
     if not can_connect(server, patience):
-        return f"{urlsplit(server).hostname} did not answer within {patience:g} s"
+        return f"{urlsplit(server).hostname} does not answer"
     return None
 
 
