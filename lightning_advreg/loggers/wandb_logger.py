@@ -162,7 +162,10 @@ class ResumableWandbLogger(WandbLogger):
         if reason is not None:
             # not by Lightning's offline=True, which sets WANDB_MODE for whatever follows in this process
             self._wandb_init["mode"] = "offline"
-        Path(self._wandb_init["dir"]).mkdir(parents=True, exist_ok=True)
+        # the process that writes for W&B stands in the folder in which the first run of this process was begun
+        folder = Path(self._wandb_init["dir"]).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb_init["dir"] = str(folder)
         self._own = True
         run = super().experiment
         if getattr(run, "disabled", False):
