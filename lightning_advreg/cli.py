@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 # imported so that configs can name their classes without a path
@@ -40,7 +41,7 @@ class SaveConfig(SaveConfigCallback):
         """Send the configuration, without the paths of this machine, to every logger but the one that writes files."""
         config = without_paths(json.loads(json.dumps(self.config.as_dict(), default=str)))
         # a test may continue the run of W&B that the training has described
-        name = "config" if stage == "fit" else f"{stage}_config"
+        name = "config" if stage == "fit" else f"{TrainerFn(stage).value}_config"
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams({name: config})
