@@ -11,11 +11,13 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 # imported so that configs can name their classes without a path
 import lightning_advreg.callbacks
 import lightning_advreg.data
+import lightning_advreg.loggers
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
@@ -24,25 +26,28 @@ from lightning_advreg.config_files import find_configs
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
-from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
+from lightning_advreg.files.checkpoints import ADD_SAFE, batches_trained, names_a_file
 from lightning_advreg.files.configs import check_configs
 from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
+from lightning_advreg.loggers import ResumableWandbLogger, without_paths
 from lightning_advreg.metrics_file import RunLogger
 from lightning_advreg.parsing import explain_errors
 from lightning_advreg.resuming import resumed, to_continue
-from lightning_advreg.run_folder import set_aside, take
+from lightning_advreg.run_folder import belongs_to, set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
     """Save the whole configuration beside the results, and send it to loggers that show hyper-parameters."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration to every logger but the one that writes files."""
-        config = self.config.as_dict()
+        """Send the configuration, without the paths of this machine, to every logger but the one that writes files."""
+        config = without_paths(json.loads(json.dumps(self.config.as_dict(), default=str)))
+        # a test may continue the run of W&B that the training has described
+        name = "config" if stage == "fit" else f"{TrainerFn(stage).value}_config"
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams({"config": json.loads(json.dumps(config, default=str))})
+                logger.log_hyperparams({name: config})
 
 
 class RunFolderCLI(LightningCLI):
@@ -63,6 +68,8 @@ class RunFolderCLI(LightningCLI):
         parser = super().init_parser(**kwargs)
         explain_errors(parser)
         return parser
+
+    _batches: int | None = None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Remember the command line."""
@@ -89,6 +96,7 @@ class RunFolderCLI(LightningCLI):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 set_aside(Path(root) / "checkpoints")
             kwargs["logger"] = [RunLogger(Path(root), subcommand), *_loggers(given)]
+            self._attach(_loggers(given), Path(root))
         kwargs["plugins"] = with_safe_checkpoints(settings)
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
@@ -155,6 +163,7 @@ class RunFolderCLI(LightningCLI):
                 check_class_paths(stored.get("hyper_parameters", {}), str(path))
             except (RefusedFile, OSError) as error:
                 self.parser.error(f"--ckpt_path: {error}")
+            self._batches = batches_trained(stored)
             saved_by = stored.get("hyper_parameters", {}).get("_class_path", "")
             asked_for = str((settings.get("model") or {}).get("class_path", saved_by))
             if saved_by and saved_by.rpartition(".")[2] != asked_for.rpartition(".")[2]:
@@ -163,6 +172,15 @@ class RunFolderCLI(LightningCLI):
                     "the configuration that the checkpoint was trained with, or another checkpoint."
                 )
         super()._parse_ckpt_path()
+
+    def _attach(self, loggers: list[Logger], root: Path) -> None:
+        checkpoint = self.config[str(self.subcommand)].get("ckpt_path")
+        continues = checkpoint is not None and belongs_to(checkpoint, root)
+        for logger in loggers:
+            if isinstance(logger, ResumableWandbLogger):
+                step = None if self.subcommand == "fit" else self._batches
+                logger.attach(root, resume="allow" if continues else "never", step=step)
+                self._held.push(lambda kind, *_, logger=logger: logger.close(failed=kind is not None))
 
     def _watch_over(self, trainer: Trainer) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -113,6 +114,29 @@ def take(folder: Path, until: ExitStack) -> None:
         until.enter_context(held(folder))
     except (PermissionError, ValueError) as error:
         sys.exit(f"lightning-advreg: {error}")
+
+
+def belongs_to(checkpoint: str | os.PathLike[str], root: Path) -> bool:
+    """Tell whether a ``ckpt_path`` is of the run that a folder holds now.
+
+    Args:
+        checkpoint: A path, or a name that Lightning resolves within the folder, such as ``last``.
+        root: The run's folder. Checkpoints that were set aside there are of an earlier run.
+
+    Example:
+        >>> [belongs_to(f"runs/a/{path}", Path("runs/a")) for path in ("checkpoints/last.ckpt", "resume.ckpt", "resume_1.ckpt")]
+        [True, True, False]
+        >>> belongs_to("last", Path("runs/a")), belongs_to("runs/b/checkpoints/last.ckpt", Path("runs/a"))
+        (True, False)
+    """
+    if str(checkpoint) in ("best", "last", "hpc"):
+        return True
+    path, folder = Path(checkpoint).resolve(), root.resolve()
+    if "://" in str(checkpoint) or not path.is_relative_to(folder):
+        return False
+    return not any(
+        re.fullmatch(r"checkpoints_\d+|resume_\d+\.ckpt", part) for part in path.relative_to(folder).parts[:1]
+    )
 
 
 @rank_zero_only

@@ -16,6 +16,7 @@ from lightning_advreg.ablation.progress import Board
 from lightning_advreg.ablation.results import FINISHED, Outcome, read_outcomes, shown_metrics, write_csv
 from lightning_advreg.ablation.runs import Run
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
+from lightning_advreg.ablation.wandb_runs import grouped, log_comparison
 from lightning_advreg.files import write_text
 from lightning_advreg.reporting import results_table
 from lightning_advreg.run_folder import held
@@ -78,6 +79,7 @@ class Ablation:
                 outcomes = read_outcomes(self.runs, errors)
                 self._write(outcomes)
             self._show(outcomes, console)
+            log_comparison(self.plan, outcomes, shown_metrics(outcomes, self.metrics), self.out)
         return outcomes
 
     def _make_way(self) -> None:
@@ -100,7 +102,8 @@ class Ablation:
             if outcome.state == FINISHED:
                 board.skip(outcome)
             else:
-                prepare(run.folder, run.config)
+                (named,) = grouped([run], self.out)
+                prepare(run.folder, named.config)
                 left.append(run.folder)
         by_folder = {run.folder: run for run in self.runs}
         launcher = Local() if self.launcher is None else self.launcher

@@ -15,7 +15,7 @@ from lightning_advreg.ablation.runs import Run, full_flags
 from lightning_advreg.config_files import find_configs
 from lightning_advreg.files import write_text
 
-_OF_THE_RUN = '"$@" --trainer.logger=WandbLogger --trainer.default_root_dir="runs/sweep/$WANDB_RUN_ID"'
+_OF_THE_RUN = '"$@" --trainer.logger=ResumableWandbLogger --trainer.default_root_dir="runs/sweep/$WANDB_RUN_ID"'
 
 
 def write_sweep(plan: Plan, runs: Sequence[Run], path: Path, metric: str = "val/acc") -> None:

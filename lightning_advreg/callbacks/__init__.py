@@ -19,6 +19,7 @@ from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
 from lightning_advreg.callbacks.sample_file import SampleFile
 from lightning_advreg.callbacks.samples_and_neighbours import SamplesAndNeighbours
+from lightning_advreg.callbacks.table_log import log_curve, log_table
 from lightning_advreg.callbacks.weight_average import WeightAverage, load_average_
 
 __all__ = [
@@ -45,5 +46,7 @@ __all__ = [
     "WeightAverage",
     "clip_adaptively_",
     "load_average_",
+    "log_curve",
     "log_image",
+    "log_table",
 ]

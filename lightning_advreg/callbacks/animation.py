@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from lightning_advreg.callbacks.image_log import batches_trained
 from lightning_advreg.files import writing
 
 _MOST_FRAMES = 100
@@ -45,7 +46,8 @@ def log_animation(trainer: pl.Trainer, name: str, *, steps: Sequence[int], frame
         if isinstance(logger, WandbLogger):
             import wandb
 
-            logger.experiment.log({f"{name}_over_time": wandb.Video(str(path), format="gif")})
+            video = wandb.Video(str(path), format="gif")
+            logger.experiment.log({f"{name}_over_time": video, "trainer/global_step": batches_trained(trainer)})
     return path
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.isolation import evaluation
-from lightning_advreg.evaluation import CurveResult, RobustnessReport
+from lightning_advreg.callbacks.table_log import log_curve, log_table
+from lightning_advreg.evaluation import CurveResult, Rate, RobustnessReport
 from lightning_advreg.reporting import (
     accuracy_curve_figure,
     adversarial_examples_figure,
@@ -34,7 +35,7 @@ def show_report(
     class_names: Sequence[str] | None = None,
     suffix: str = "",
 ) -> None:
-    """Show an evaluation: pictures to the loggers and the run folder, a table on the terminal, warnings.
+    """Show an evaluation: pictures to the loggers and the run folder, tables to loggers and terminal, warnings.
 
     All processes must call this, since they agree on the folder; the main one shows.
 
@@ -50,6 +51,7 @@ def show_report(
         suffix: What ends the pictures' names.
     """
     step = trainer.global_step
+    log_table(trainer, f"test/robust_accuracy{suffix}", _rates(report), step=step)
     names = None if class_names is None else list(class_names)
     clean, worst = ([(rate.accuracy, rate.interval) for rate in rates] for rates in zip(*report.per_class, strict=True))
     bars = per_class_figure({"clean": clean, "worst case": worst}, class_names=names)
@@ -57,6 +59,9 @@ def show_report(
     if report.curve is not None:
         drawn = _curve(report.curve, chance=1 / len(report.per_class))
         log_image(trainer, f"test/accuracy_curve{suffix}", drawn, step=step)
+        points, title = _points(report.curve), f"Accuracy under {report.curve.attack['attack']}"
+        chart = f"test/accuracy_over_eps{suffix}"
+        log_curve(trainer, chart, points, x="eps", y="accuracy", title=title, step=step)
     if examples and x.dim() == 4 and x.shape[1] in (1, 3):
         device, rows = pl_module.device, most_telling(x, report.x_adv, examples)
         before, after = (images[rows.to(images.device)].to(device) for images in (x, report.x_adv))
@@ -89,6 +94,26 @@ def most_telling(x: Tensor, x_adv: Tensor, count: int) -> Tensor:
     """
     changed = (x != x_adv.to(x.device)).flatten(1).any(1).cpu()
     return (~changed).to(torch.uint8).argsort(stable=True)[:count].sort().values
+
+
+def _rates(report: RobustnessReport) -> list[dict[str, str | float]]:
+    rates = {"none": report.clean}
+    for name, result in report.attacks.items():
+        if len(result.stages) > 1:
+            rates |= {f"{name}: {stage}": rate for stage, rate in result.stages.items()}
+        rates[name] = result.robust
+    if len(report.attacks) > 1:
+        rates["worst case"] = report.worst_case
+    return [{"attack": name, **_rate(rate)} for name, rate in rates.items()]
+
+
+def _points(curve: CurveResult) -> list[dict[str, str | float]]:
+    return [{"eps": eps, **_rate(rate)} for eps, rate in zip(curve.eps, curve.rates, strict=True)]
+
+
+def _rate(rate: Rate) -> dict[str, str | float]:
+    low, high = rate.interval
+    return {"accuracy": rate.accuracy, "low": low, "high": high, "images": rate.images}
 
 
 def _curve(curve: CurveResult, chance: float) -> "Figure":

@@ -10,7 +10,9 @@ from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.reporting.images import Picture, save_image, to_array
 
 
-def log_image(trainer: pl.Trainer, name: str, image: Picture, *, step: int, caption: str = "") -> None:
+def log_image(
+    trainer: pl.Trainer, name: str, image: Picture, *, step: int, caption: str = "", batch: int | None = None
+) -> None:
     """Send a picture to the loggers of a Trainer, and write it to ``<run folder>/images/<name>_<step>.png``.
 
     W&B and TensorBoard loggers take pictures; others are passed over. The run folder is ``trainer.log_dir``, or
@@ -24,6 +26,7 @@ def log_image(trainer: pl.Trainer, name: str, image: Picture, *, step: int, capt
         image: An image of shape ``(1, H, W)`` or ``(3, H, W)``, floating point in [0, 1], or a matplotlib figure.
         step: Where the picture stands in the run, 0 or more. ``trainer.global_step`` counts the steps of every
             optimizer, so a GAN gives its own count.
+        batch: Where the loggers put it, whose axis counts batches; None for ``step``.
         caption: A line below the picture, where the logger shows one (W&B).
 
     Raises:
@@ -42,13 +45,22 @@ def log_image(trainer: pl.Trainer, name: str, image: Picture, *, step: int, capt
     folder = trainer.log_dir or trainer.default_root_dir
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    array = to_array(image)
+    array, place = to_array(image), step if batch is None else batch
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [array], step=step, caption=[caption])
+            logger.log_image(name, [array], step=place, caption=[caption])
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, array, step, dataformats="HWC")
+            logger.experiment.add_image(name, array, place, dataformats="HWC")
     file_name = re.sub(r"[^\w.-]", "_", name)
     path = Path(folder, "images", f"{file_name}_{step:06d}.png")
     with outlasting(path):
         save_image(image, path)
+
+
+def batches_trained(trainer: pl.Trainer) -> int:
+    """Give the number of training batches, which is where the loggers of Lightning put metrics, also of a GAN.
+
+    Args:
+        trainer: The Trainer of the run.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped

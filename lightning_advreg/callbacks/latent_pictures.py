@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_advreg.callbacks.generators import check_generates, classes_of, cycled_labels, generated
-from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.image_log import batches_trained, log_image
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.metrics import slerp
 from lightning_advreg.reporting import image_grid
@@ -55,7 +55,13 @@ class LatentInterpolation(Callback):
         z = slerp(ends[0::2, None], ends[1::2, None], shares).flatten(0, 1)
         y = cycled_labels(pl_module, self.rows)
         images = generated(pl_module, z, None if y is None else y.repeat_interleave(self.steps))
-        log_image(trainer, "interpolation", image_grid(images, self.steps), step=trainer.current_epoch + 1)
+        log_image(
+            trainer,
+            "interpolation",
+            image_grid(images, self.steps),
+            step=trainer.current_epoch + 1,
+            batch=batches_trained(trainer),
+        )
 
 
 class SamplesByClass(Callback):
@@ -103,4 +109,4 @@ class SamplesByClass(Callback):
         z: Tensor = pl_module.fixed_latent[: self.per_class].repeat(count, 1)  # type: ignore[index]
         y = torch.arange(count, device=z.device).repeat_interleave(self.per_class)
         grid = image_grid(generated(pl_module, z, y), self.per_class)
-        log_image(trainer, "samples_by_class", grid, step=trainer.current_epoch + 1)
+        log_image(trainer, "samples_by_class", grid, step=trainer.current_epoch + 1, batch=batches_trained(trainer))

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.animation import log_animation
 from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated
-from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.image_log import batches_trained, log_image
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.reporting import adversarial_examples_figure, image_grid
@@ -158,7 +158,7 @@ class GeneratedSamples(Callback):
         z: Tensor = pl_module.fixed_latent[: self.num_images]  # type: ignore[index]
         images = generated(pl_module, z, cycled_labels(pl_module, len(z)))
         grid = image_grid(images, columns=math.ceil(math.sqrt(len(images))))
-        log_image(trainer, "samples", grid, step=trainer.current_epoch + 1)
+        log_image(trainer, "samples", grid, step=trainer.current_epoch + 1, batch=batches_trained(trainer))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the pictures."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_advreg.callbacks.convergence_moment import ranks_of
 from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated, images_of
-from lightning_advreg.callbacks.image_log import log_image
+from lightning_advreg.callbacks.image_log import batches_trained, log_image
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.reporting import image_grid
@@ -78,7 +78,13 @@ class SamplesAndNeighbours(Callback):
         distances = torch.stack([distance for _, distance in found])
         neighbours = torch.stack([images for images, _ in found])
         chosen = neighbours[distances.argmin(0), torch.arange(len(z))]
-        log_image(trainer, "nearest_neighbours", _in_pairs(samples, chosen), step=trainer.current_epoch + 1)
+        log_image(
+            trainer,
+            "nearest_neighbours",
+            _in_pairs(samples, chosen),
+            step=trainer.current_epoch + 1,
+            batch=batches_trained(trainer),
+        )
 
 
 def nearest(images: Tensor, among: Tensor, *, at_once: int = 4096) -> tuple[Tensor, Tensor]:

@@ -114,6 +114,25 @@ def names_a_file(path: str | os.PathLike[str]) -> bool:
     return not named and not any(Path(path, name).exists() for name in (".metadata", "meta.pt", "checkpoint"))
 
 
+def batches_trained(checkpoint: Mapping[str, Any]) -> int | None:
+    """Give the number of batches that a checkpoint was trained on, which is what loggers of Lightning count.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` gave.
+
+    Returns:
+        The number; None where the checkpoint does not say it, as one of weights alone.
+
+    Example:
+        >>> batches_trained({"loops": {"fit_loop": {"epoch_loop.state_dict": {"_batches_that_stepped": 60}}}})
+        60
+    """
+    found: Any = checkpoint
+    for key in ("loops", "fit_loop", "epoch_loop.state_dict", "_batches_that_stepped"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int) else None
+
+
 def _check_weights(weights: object, name: str) -> None:
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         raise RefusedFile(f"{name} is a damaged checkpoint: its state_dict holds no weights by name.")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+import pytest
 import yaml
 
 from lightning_advreg.ablation import Axis, Override, Plan, Variant, command, make_runs
@@ -28,6 +29,18 @@ def arguments_of(sweep, folder, parameters):
     return arguments
 
 
+def agents_words(path, parameters):
+    """What W&B's agent puts behind the command, by its own reading of the file."""
+    wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    sweep = wandb_sweeps.load_sweep_config(str(path))
+    command = wandb_sweeps.create_sweep_command(list(sweep["command"]))
+    # nothing in it is a variable of the agent's, other than these two
+    assert [part for part in command if "${" in part] == ["${env}", "${args}"]
+    assert command == sweep["command"]
+    of_run = {"args": {name: {"value": value} for name, value in parameters.items()}}
+    return wandb_sweeps.create_sweep_command_args(of_run)["args"]
+
+
 def test_axes_become_parameters(tmp_path):
     axes = (Axis.parse("width=4,8"), Axis.parse("weight_perturbation=null,{class_path: SAM}"))
     plan = Plan(
@@ -46,10 +59,13 @@ def test_axes_become_parameters(tmp_path):
         "seed_everything": {"values": [0, 3]},
     }
     # the run of the last cell and the first seed, whose data have the seed of the configuration
+    # through the functions of W&B's own agent, which leave the command to the shell
+    (given,) = agents_words(tmp_path / "sweep.yaml", {"seed_everything": 3})
+    assert given == "--seed_everything=3"
     choice = {name: values["values"][-1] for name, values in sweep["parameters"].items()} | {"seed_everything": 0}
     config = resolve(arguments_of(sweep, tmp_path, choice))
     assert config["trainer"]["default_root_dir"] == "runs/sweep/abc"
-    assert config["trainer"]["logger"]["class_path"].endswith("WandbLogger")
+    assert config["trainer"]["logger"]["class_path"].endswith("ResumableWandbLogger")
     assert fingerprint(config) == fingerprint(runs[-2].config)
 
 

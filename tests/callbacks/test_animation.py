@@ -110,5 +110,7 @@ def test_wandb_gets_the_animation(tmp_path):
         save_image(torch.full((1, 8, 8), step / 4), tmp_path / "images" / f"samples_{step:06d}.png")
     path = animation.log_animation(trainer(tmp_path, logger=logger), "samples", steps=(1, 2, 3), frame_seconds=0.1)
     assert path == tmp_path / "images" / "samples.gif" and path.is_file()
-    ((name, video),) = logger.rows[0].items()
+    (name, video), place = logger.rows[0].items()
+    # the axis of metrics, of which this Trainer has trained none
+    assert place == ("trainer/global_step", 0)
     assert name == "samples_over_time" and isinstance(video, wandb.Video) and video._format == "gif"

@@ -45,7 +45,9 @@ class Painter(Foreign):
 def logged(monkeypatch):
     calls = []
     for module in (latent_pictures, samples_and_neighbours):
-        monkeypatch.setattr(module, "log_image", lambda _, name, image, *, step: calls.append((name, image, step)))
+        monkeypatch.setattr(
+            module, "log_image", lambda _, name, image, *, step, batch=None: calls.append((name, image, step))
+        )
     return calls
 
 

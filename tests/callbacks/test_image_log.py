@@ -50,7 +50,9 @@ def test_processes_other_than_the_main_one_ask_for_the_folder_and_write_nothing(
 def test_tensorboard_gets_name_step_and_pixels(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = TensorBoardLogger(tmp_path)
-    log_image(trainer(tmp_path, logger=logger), "val/examples", quarters(), step=7)
+    log_image(trainer(tmp_path, logger=logger), "val/examples", quarters(), step=3, batch=7)
+    # the file is numbered as its caller counts
+    assert next(tmp_path.rglob("*.png")).name == "val_examples_000003.png"
     logger.experiment.close()
     events = event_accumulator.EventAccumulator(logger.log_dir).Reload()
     (event,) = events.Images("val/examples")

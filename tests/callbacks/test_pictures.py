@@ -13,7 +13,9 @@ def shown(monkeypatch):
     """Arguments of every call that would draw or log."""
     calls = {"figure": [], "log": []}
     monkeypatch.setattr(pictures, "adversarial_examples_figure", lambda *args: calls["figure"].append(args))
-    monkeypatch.setattr(pictures, "log_image", lambda _, name, image, *, step: calls["log"].append((name, image, step)))
+    monkeypatch.setattr(
+        pictures, "log_image", lambda _, name, image, *, step, batch=None: calls["log"].append((name, image, step))
+    )
     return calls
 
 
