@@ -60,6 +60,7 @@ class RunFolderCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         # the constructor is the whole run, during which the folder is held
+        self._batches: int | None = None
         with ExitStack() as self._held:
             super().__init__(*args, **kwargs)
 
@@ -68,8 +69,6 @@ class RunFolderCLI(LightningCLI):
         parser = super().init_parser(**kwargs)
         explain_errors(parser)
         return parser
-
-    _batches: int | None = None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Remember the command line."""

@@ -124,8 +124,9 @@ def belongs_to(checkpoint: str | os.PathLike[str], root: Path) -> bool:
         root: The run's folder. Checkpoints that were set aside there are of an earlier run.
 
     Example:
-        >>> [belongs_to(f"runs/a/{path}", Path("runs/a")) for path in ("checkpoints/last.ckpt", "resume.ckpt", "resume_1.ckpt")]
-        [True, True, False]
+        >>> files = ("checkpoints/last.ckpt", "checkpoints_1/last.ckpt", "resume.ckpt", "resume_1.ckpt")
+        >>> [belongs_to(f"runs/a/{file}", Path("runs/a")) for file in files]
+        [True, False, True, False]
         >>> belongs_to("last", Path("runs/a")), belongs_to("runs/b/checkpoints/last.ckpt", Path("runs/a"))
         (True, False)
     """
@@ -134,9 +135,8 @@ def belongs_to(checkpoint: str | os.PathLike[str], root: Path) -> bool:
     path, folder = Path(checkpoint).resolve(), root.resolve()
     if "://" in str(checkpoint) or not path.is_relative_to(folder):
         return False
-    return not any(
-        re.fullmatch(r"checkpoints_\d+|resume_\d+\.ckpt", part) for part in path.relative_to(folder).parts[:1]
-    )
+    first = path.relative_to(folder).parts[:1]
+    return not any(re.fullmatch(r"checkpoints_\d+|resume_\d+\.ckpt", part) for part in first)
 
 
 @rank_zero_only

@@ -61,9 +61,8 @@ def test_tensorboard_gets_name_step_and_pixels(tmp_path):
 
 def test_wandb_gets_name_step_pixels_and_caption(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it too, and only this undoes it
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger, rows = WandbLogger(offline=True, save_dir=tmp_path), []
+    logger, rows = WandbLogger(mode="offline", save_dir=tmp_path), []
     run = logger.experiment
     try:
         monkeypatch.setattr(run, "log", rows.append)

@@ -139,7 +139,7 @@ def test_weights_and_biases_offline_twice_in_the_same_folder(monkeypatch):
         # the run has ended with the command
         assert wandb.run is None
         assert len(list(root("").glob("wandb/offline-run-*"))) == count
-    assert [type(logger).__name__ for logger in cli.trainer.loggers] == ["CSVLogger", "ResumableWandbLogger"]
+    assert [type(logger).__name__ for logger in cli.trainer.loggers] == ["RunLogger", "ResumableWandbLogger"]
     # the files stay where they lie without it
     assert (root("quickstart") / "metrics.csv").is_file()
     assert (root("quickstart") / "config.yaml").is_file()
