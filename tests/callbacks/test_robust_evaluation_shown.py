@@ -30,9 +30,8 @@ def test_tensorboard_gets_the_pictures(tmp_path):
 
 def test_wandb_gets_the_pictures(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it too, and only this undoes it
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger, rows = WandbLogger(offline=True, save_dir=tmp_path), []
+    logger, rows = WandbLogger(mode="offline", save_dir=tmp_path), []
     experiment = logger.experiment
     try:
         monkeypatch.setattr(experiment, "log", lambda row, *args, **kwargs: rows.append(row))
