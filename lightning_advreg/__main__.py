@@ -17,6 +17,10 @@ def console() -> None:
         from lightning_advreg.samples import main as samples
 
         sys.exit(samples(sys.argv[2:]))
+    if sys.argv[1:2] == ["export"]:
+        from lightning_advreg.export import main as export
+
+        sys.exit(export(sys.argv[2:]))
     from lightning_advreg.cli import console as run
 
     run()

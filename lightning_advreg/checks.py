@@ -1,7 +1,9 @@
 """Checks of images, labels and logits: one clear error before any time is spent."""
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 RANGE_TOLERANCE = 1e-4
 """How far outside [0, 1] a pixel may lie before it is an error: room for the rounding of resizing."""
@@ -34,7 +36,12 @@ def check_batch(x: Tensor, y: Tensor | None = None, *, num_classes: int | None =
     check_types(x, y)
     bounds = torch.stack([*(b.float() for b in x.detach().aminmax()), *(b.float() for b in _label_bounds(y))]).tolist()
     low, high = bounds[:2]
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            f"images must lie in [0, 1], got values from {low:g} to {high:g}; NaN and infinite pixels come from the "
+            "data or its augmentation: find the images with ~x.isfinite().flatten(1).all(1)."
+        )
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         raise ValueError(
             f"images must lie in [0, 1], got values from {low:g} to {high:g}; divide by 255 in the data, and move any "
             "normalisation into the network as its first layer (lightning_advreg.networks.Normalize)."
@@ -110,6 +117,38 @@ def check_logits(logits: Tensor, num_classes: int, *, source: str = "the data") 
             f"the network gives outputs of shape {tuple(logits.shape)}, but {source} has {num_classes} classes; "
             f"give it logits of shape (N, {num_classes}), for networks of this library with num_classes={num_classes}."
         )
+
+
+def check_statistics(network: nn.Module, images: int, name: str = "network") -> None:
+    """Check that BatchNorm has a batch to take its statistics from.
+
+    Of one image, it would subtract from each channel the channel's own mean, and from a single value that value. Frozen
+    layers, in evaluation mode, are left alone, and so is ``SyncBatchNorm``, whose batch is that of all processes.
+
+    Args:
+        network: The network, in the mode in which it is trained.
+        images: How many images a batch has, in this process.
+        name: What to call the network.
+
+    Raises:
+        ValueError: If there is one image, and a layer that takes statistics of batches.
+
+    Example:
+        >>> check_statistics(nn.BatchNorm2d(3).eval(), 1)
+        >>> check_statistics(nn.Sequential(nn.BatchNorm2d(3)), 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: a batch of 1 image gives BatchNorm no statistics (BatchNorm2d '0' of the network); set ...
+    """
+    if images != 1:
+        return
+    for key, layer in network.named_modules():
+        alone = isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
+        if alone and layer.training:
+            raise ValueError(
+                f"a batch of 1 image gives BatchNorm no statistics ({type(layer).__name__} {key!r} of the {name}); "
+                "set batch_size of the data to 2 or more, or build the network with norm='group'."
+            )
 
 
 def check_shares(shares: Tensor, logits: Tensor) -> None:

@@ -1,16 +1,14 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
-import difflib
-import itertools
 import json
 import sys
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,8 +19,16 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
-from lightning_advreg.callbacks import SampleFile
+from lightning_advreg.callbacks import Continuation, FiniteTraining, SampleFile
+from lightning_advreg.config_files import find_configs
 from lightning_advreg.environment import record_end, record_start
+from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
+from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
+from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
+from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
+from lightning_advreg.parsing import explain_errors
+from lightning_advreg.run_folder import file_logger, set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
@@ -44,28 +50,47 @@ class RunFolderCLI(LightningCLI):
     ``predict``, with the samples of a GAN. Loggers of the configuration are added.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # the constructor is the whole run, during which the folder is held
+        with ExitStack() as self._held:
+            super().__init__(*args, **kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        """Give a parser that says in one line what is wrong."""
+        parser = super().init_parser(**kwargs)
+        explain_errors(parser)
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Remember the command line."""
         self._command = [str(argument) for argument in args] if isinstance(args, list) else sys.argv[1:]
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as tensors and plain values alone, unless ``--weights_only`` says otherwise."""
+        """Load checkpoints as tensors and plain values alone."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
-        if settings is not None and settings.get("weights_only", True) is None:
+        if settings is not None and "weights_only" in settings:
+            if settings["weights_only"] is False:
+                self.parser.error(f"--weights_only false would run what a checkpoint says; {ADD_SAFE}.")
             settings["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Put the file logger first, so that it decides where everything lies."""
-        given = self._get(self.config_init, "trainer", default={}).get("logger")
+        settings = self._get(self.config_init, "trainer", default={})
+        given, root = settings.get("logger"), settings.get("default_root_dir") or "runs"
+        subcommand = str(self.subcommand)
+        if not settings.get("fast_dev_run"):
+            take(Path(root) / ("" if subcommand == "fit" else subcommand), self._held)
         if given is not False:
-            root = self._get(self.config_init, "trainer", default={}).get("default_root_dir") or "runs"
-            subcommand = str(self.subcommand)
             if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
-                _set_aside(Path(root) / "checkpoints")
-            kwargs["logger"] = [_file_logger(Path(root), subcommand), *_loggers(given)]
-        return super().instantiate_trainer(**kwargs)
+                set_aside(Path(root) / "checkpoints")
+            kwargs["logger"] = [file_logger(Path(root), subcommand), *_loggers(given)]
+        kwargs["plugins"] = with_safe_checkpoints(settings)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            self._watch_over(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Write ``environment.json``."""
@@ -111,8 +136,12 @@ class RunFolderCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
         path = settings.get("ckpt_path") if settings else None
-        if settings and path and Path(path).is_file():
-            stored = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if settings and path and names_a_file(path):
+            try:
+                stored = read_checkpoint(path, mmap=True)
+                check_class_paths(stored.get("hyper_parameters", {}), str(path))
+            except (RefusedFile, OSError) as error:
+                self.parser.error(f"--ckpt_path: {error}")
             saved_by = stored.get("hyper_parameters", {}).get("_class_path", "")
             asked_for = str((settings.get("model") or {}).get("class_path", saved_by))
             if saved_by and saved_by.rpartition(".")[2] != asked_for.rpartition(".")[2]:
@@ -121,6 +150,15 @@ class RunFolderCLI(LightningCLI):
                     "the configuration that the checkpoint was trained with, or another checkpoint."
                 )
         super()._parse_ckpt_path()
+
+    def _watch_over(self, trainer: Trainer) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        added: list[Callback] = [Continuation(self._command)]
+        if not any(isinstance(callback, FiniteTraining) for callback in callbacks):
+            added.append(FiniteTraining())
+        # before checkpoints are written, after monitors have acted
+        place = next((i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)), len(callbacks))
+        callbacks[place:place] = added
 
     @rank_zero_only
     def _record_start(self) -> None:
@@ -153,7 +191,7 @@ class RunFolderCLI(LightningCLI):
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        (Path(folder) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(folder) / "results.json", results)
 
     @rank_zero_only
     def _say_where(self) -> None:
@@ -180,7 +218,12 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
 
             demo(arguments[1:])
             return None
-        arguments = find_configs(arguments)
+        try:
+            arguments, packages = take_packages(arguments)
+            restrict_imports(packages)
+            arguments = check_configs(find_configs(arguments))
+        except (ValueError, OSError) as error:
+            sys.exit(f"lightning-advreg: error: {error}")
     if args is None:
         # LightningCLI reads them there itself, and warns where arguments come from both sides
         sys.argv[1:] = arguments
@@ -214,66 +257,14 @@ def command_line(kind: type[CLI], args: ArgsType, *, exit_on_error: bool = True)
 
 def console() -> None:
     """Run the command line as a program, whose exit status is 0 unless something fails."""
-    # what `main` gives would be an exit status of 1 to the console script
-    main()
-
-
-def configs_folder() -> Path:
-    """Find the configurations that come with the library, in a checkout or in an installed wheel."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace ``--config NAME`` by the path of the shipped configuration, where no file of that name lies here.
-
-    Args:
-        arguments: Command-line arguments; ``configs/mnist_pgd.yaml``, ``mnist_pgd.yaml`` and ``mnist_pgd`` are one.
-
-    Raises:
-        SystemExit: If there is no such configuration; the message names the nearest ones.
-    """
-    found: list[str] = []
-    for index, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if index and arguments[index - 1] in ("--config", "-c"):
-            found.append(_find_config(argument))
-        elif flag == "--config" and value:
-            found.append(f"--config={_find_config(value)}")
-        else:
-            found.append(argument)
-    return found
-
-
-def _find_config(name: str) -> str:
-    if Path(name).is_file() or name.lstrip().startswith("{"):
-        return name
-    folder = configs_folder()
-    shipped = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
-    key = name.removeprefix("configs/").removesuffix(".yaml")
-    if key in shipped:
-        return str(shipped[key])
-    near = difflib.get_close_matches(key, shipped, n=3, cutoff=0.4) or list(shipped)
-    sys.exit(f"lightning-advreg: there is no configuration {name}; nearest of those that come along: {', '.join(near)}")
+    try:
+        # what `main` gives would be an exit status of 1 to the console script
+        main()
+    except RefusedFile as error:
+        sys.exit(f"lightning-advreg: error: {error}")
 
 
 def _loggers(given: object) -> list[Logger]:
     if isinstance(given, Logger):
         return [given]
     return list(given) if isinstance(given, list | tuple) else []
-
-
-def _file_logger(root: Path, subcommand: str) -> CSVLogger:
-    name = "" if subcommand == "fit" else subcommand
-    _set_aside(root / name / "metrics.csv")
-    # at once, so that a run that is killed and goes on leaves no gap
-    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
-
-
-@rank_zero_only
-def _set_aside(path: Path) -> None:
-    # CSVLogger deletes what an earlier run left
-    if path.exists():
-        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))

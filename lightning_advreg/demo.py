@@ -1,7 +1,6 @@
 """The demonstration: the same small network trained plainly and adversarially, attacked, and compared."""
 
 import argparse
-import json
 import logging
 import time
 import warnings
@@ -18,6 +17,7 @@ from torch.optim import Adam
 from lightning_advreg.attacks import FGSM, PGD
 from lightning_advreg.callbacks import RobustAccuracy
 from lightning_advreg.data import DigitsDataModule
+from lightning_advreg.files import write_json
 from lightning_advreg.modules import AdversarialClassifier, LinearOneCycle, RegularizedClassifier
 from lightning_advreg.networks import MNISTConvNet
 from lightning_advreg.reporting import (
@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
     figure = accuracy_curve_figure(CURVE, curves, chance=1 / data.num_classes, attack="PGD-50")
     save_figure(figure, options.out / "accuracy_vs_eps.png")
     results = {"eps": EPS, "images": len(y), "seed": options.seed, "rows": rows, "curve": {"eps": CURVE, **curves}}
-    (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(options.out / "results.json", results)
     console.print(results_table(rows, title=f"Test accuracy on {len(y)} digits, attacks with Linf eps {EPS}"))
     console.print(f"{time.monotonic() - started:.0f} s. Pictures and numbers are in {options.out}:")
     for path in sorted(options.out.glob("*.*")):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_advreg import __version__
+from lightning_advreg.files import write_json
 
 FILE = "environment.json"
 """The name of the file."""
@@ -90,10 +91,7 @@ def _starts(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, starts: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(json.dumps({"starts": starts}, indent=2) + "\n")
-    draft.replace(path)
+    write_json(path, {"starts": starts})
 
 
 def _now() -> str:

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-import lightning_advreg.modules
 from lightning_advreg.data.generated_file import write_generated
 from lightning_advreg.modules import GAN
+from lightning_advreg.modules.loading import load_module
 from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.values import Number, to_float
 
@@ -100,32 +100,6 @@ def labelled_samples(
     images, labels = (torch.cat(each)[:num] for each in zip(*parts, strict=True))
     counted = classes is not None and classifier is not None
     return LabelledSamples(images=images, labels=labels, made=made, agreed=agreed / made if counted else None)
-
-
-def load_module(path: str | Path, device: torch.device | str = "cpu") -> LightningModule:
-    """Load a checkpoint of any module of this library.
-
-    Args:
-        path: The file.
-        device: Where to put it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it was saved by another module.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {path}; `lightning-advreg fit` leaves last.ckpt in checkpoints/."
-        )
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    saved_by = str(stored.get("lightning_advreg", {}).get("class", "another program"))
-    kind: Any = getattr(lightning_advreg.modules, saved_by.rpartition(".")[2], None)
-    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
-        raise ValueError(
-            f"{path} was saved by {saved_by}, which is no module of lightning_advreg; load it in Python, and call "
-            "lightning_advreg.samples.labelled_samples."
-        )
-    return kind.load_from_checkpoint(path, map_location=device).to(device)
 
 
 def main(args: Sequence[str]) -> int:

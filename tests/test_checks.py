@@ -1,7 +1,15 @@
 import pytest
 import torch
+from torch import nn
 
-from lightning_advreg.checks import RANGE_TOLERANCE, check_batch, check_labels, check_logits, check_types
+from lightning_advreg.checks import (
+    RANGE_TOLERANCE,
+    check_batch,
+    check_labels,
+    check_logits,
+    check_statistics,
+    check_types,
+)
 
 
 def images(**changes):
@@ -38,7 +46,7 @@ def test_a_wide_enough_tolerance_for_resized_images_and_no_wider():
             r"images must lie in \[0, 1\], got values from 0.[19] to 255; divide by 255 in the data, and move any ",
         ),
         (-2.0, r"got values from -2 to 0.[19]; .* normalisation into the network as its first layer .*Normalize"),
-        (float("nan"), r"images must lie in \[0, 1\], got values from nan to nan"),
+        (float("nan"), r"images must lie in \[0, 1\], got values from nan to nan; NaN and infinite pixels .*isfinite"),
         (float("inf"), r"images must lie in \[0, 1\], got values from 0.[19] to inf"),
     ],
 )
@@ -128,3 +136,17 @@ def test_labels_alone_are_checked():
     for wrong in (LABELS[:0], LABELS[None]):
         with pytest.raises(ValueError, match=r"labels must have shape \(N,\) with at least one label, got \("):
             check_labels(wrong)
+
+
+def test_one_image_has_no_statistics_for_batch_norm():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+    message = (
+        r"a batch of 1 image gives BatchNorm no statistics \(BatchNorm2d '1' of the generator\); set batch_size .* 2"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_statistics(network, 1, "generator")
+    check_statistics(network, 2)
+    # frozen, or of all processes
+    check_statistics(nn.SyncBatchNorm.convert_sync_batchnorm(network), 1)
+    network[1].eval()
+    check_statistics(network, 1)

@@ -163,6 +163,6 @@ def test_wrong_arguments_end_with_one_line(checkpoints, capsys, swap, message, t
 
 
 def test_a_checkpoint_of_another_program_is_named(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match=r"was saved by another program, which is no module of lightning_advreg"):
         load_module(tmp_path / "foreign.ckpt")

@@ -17,7 +17,7 @@ from lightning_advreg.ablation.plan import Axis, Plan, read_seeds, read_variants
 from lightning_advreg.ablation.results import FINISHED
 from lightning_advreg.ablation.runs import make_runs
 from lightning_advreg.ablation.sweep import write_sweep
-from lightning_advreg.cli import find_configs
+from lightning_advreg.config_files import find_configs
 
 _EXAMPLE = (
     "example: lightning-advreg ablate --config digits_regularized --axis network.norm=batch,group,none "
@@ -72,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", metavar="N|LIST", help="how many seeds, or which, such as 0,5,7 (1)")
     add("--baseline", metavar="CELL", help="the cell that others are compared with (the first)")
     add("--out", type=Path, default=Path("runs/ablation"), help="folder to write to (runs/ablation)")
-    add("--metrics", metavar="NAME,NAME", help="what the table shows (the accuracies of the test)")
+    add(
+        "--metrics",
+        metavar="NAME,NAME",
+        help="what the table shows; ends of names will do (the accuracies of the test)",
+    )
     add("--jobs", type=int, metavar="N", help="runs at once on this machine (1)")
     add("--threads", type=int, help="CPU threads of a run (local: an equal share; ray: 1, and as many are reserved)")
     add("--replace", action="store_true", help="run again where the configuration has changed; old runs are kept aside")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_advreg.ablation.folders import changes, failure, prepare, set_aside, write_text
+from lightning_advreg.ablation.folders import changes, failure, prepare, set_aside
 from lightning_advreg.ablation.launchers import Ended, Launcher, Started
 from lightning_advreg.ablation.local import Local
 from lightning_advreg.ablation.plan import Plan
 from lightning_advreg.ablation.plots import draw_plots
 from lightning_advreg.ablation.progress import Board
-from lightning_advreg.ablation.results import FINISHED, Outcome, main_metrics, read_outcomes, write_csv
+from lightning_advreg.ablation.results import FINISHED, Outcome, read_outcomes, shown_metrics, write_csv
 from lightning_advreg.ablation.runs import Run
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
+from lightning_advreg.files import write_text
 from lightning_advreg.reporting import results_table
 
 _MOST_CHANGES = 4
@@ -31,7 +32,8 @@ class Ablation:
         runs: Its runs, from ``make_runs``.
         out: The folder for ``results.csv``, ``table.md`` and ``plots/``; runs lie in folders of their own inside.
         launcher: Who starts the runs; None for one after the other on this machine.
-        metrics: What to show, such as ``test/acc``; None for the accuracies of the test, at most four.
+        metrics: What to show, such as ``test/acc``, or the end of a name; None for the accuracies of the test, at most
+            four.
         replace: Run again where the configuration has changed since, and keep the old folder under another name.
 
     Example:
@@ -113,17 +115,14 @@ class Ablation:
                         (outcome,) = read_outcomes([by_folder[event.folder]], errors)
                     board.end(outcome)
 
-    def _shown(self, outcomes: Sequence[Outcome]) -> list[str]:
-        return main_metrics(outcomes) if self.metrics is None else list(self.metrics)
-
     def _write(self, outcomes: Sequence[Outcome]) -> None:
-        metrics = self._shown(outcomes)
+        metrics = shown_metrics(outcomes, self.metrics)
         write_csv(outcomes, self.out / "results.csv", self.plan.baseline_cell.name)
         write_text(self.out / "table.md", summary_markdown(self.plan, outcomes, metrics))
         draw_plots(self.plan, outcomes, metrics, self.out / "plots")
 
     def _show(self, outcomes: Sequence[Outcome], console: Console) -> None:
-        metrics = self._shown(outcomes)
+        metrics = shown_metrics(outcomes, self.metrics)
         console.print(results_table(summary_rows(self.plan, outcomes, metrics), "Ablation"))
         for text in summary_text(self.plan, outcomes, metrics):
             console.print(text, markup=False, highlight=False)

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 import yaml
 
-from lightning_advreg.cli import RunFolderCLI, command_line, find_configs
+from lightning_advreg.cli import RunFolderCLI, command_line
+from lightning_advreg.config_files import find_configs
+from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.packages import listed_packages, restrict_imports
 
 _NOT_OF_THE_RUN = ("ckpt_path", "weights_only")
 # they decide where results lie and how they are shown, not what they are
@@ -56,7 +59,9 @@ def resolve(arguments: Sequence[str], *, build: bool = False) -> dict[str, Any]:
         # jsonargparse renamed what Lightning still calls by its old name
         warnings.simplefilter("ignore")
         try:
-            reader = command_line(_Reader, find_configs(["fit", *arguments]), exit_on_error=False)
+            restrict_imports(listed_packages())
+            given = check_configs(find_configs(["fit", *arguments]))
+            reader = command_line(_Reader, given, exit_on_error=False)
         except (argparse.ArgumentError, ValueError, TypeError) as error:
             raise ValueError(_plain(error)) from error
         parsed = reader.config["fit"]

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,39 +11,14 @@ from typing import Any
 import yaml
 
 from lightning_advreg.ablation.configuration import differences, fingerprint
+from lightning_advreg.files import write_text
 
 CONFIG, LOG, FIT, RESULT, ERROR, STARTS = "run.yaml", "log.txt", "fit.json", "result.json", "error.json", "starts"
 """The files of a run, besides those that ``fit`` and ``test`` leave themselves."""
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is there as a whole or not at all.
-
-    Args:
-        path: The file.
-        content: Plain values.
-    """
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all.
-
-    Args:
-        path: The file; its folder is made.
-        text: Its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`write_json` wrote; None where there is no such file."""
+    """Read what :func:`lightning_advreg.files.write_json` wrote; None where there is no such file."""
     if not path.is_file():
         return None
     content: dict[str, Any] = json.loads(path.read_text())

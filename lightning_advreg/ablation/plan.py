@@ -115,7 +115,8 @@ class Plan:
         variants: Named sets of changes.
         common: Changes that every cell makes, before its own.
         seeds: Different integers of 0 or more. Each is ``seed_everything`` of a run, and the ``seed`` of its data,
-            where they have one, so that comparisons over seeds cover the choice of the data as well.
+            where they have one, so that comparisons over seeds cover the choice of the data as well. ``{seed}`` in a
+            value, such as ``data.extra_path: generated_{seed}.npz``, stands for it.
         baseline: The name of the cell that others are compared with; the first where it is empty.
 
     Raises:

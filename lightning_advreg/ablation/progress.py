@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from lightning_advreg.ablation.results import FAILED, FINISHED, Outcome, main_metrics, mean_and_sd
+from lightning_advreg.ablation.results import FAILED, FINISHED, Outcome, mean_and_sd, shown_metrics
 from lightning_advreg.ablation.runs import Run
 from lightning_advreg.ablation.summary import heading
 
@@ -60,13 +60,13 @@ class Board:
         folder = outcome.run.folder
         self._states[folder], self._outcomes[folder] = outcome.state, outcome
         seconds = time.monotonic() - self._since.get(folder, time.monotonic())
-        what = ", ".join(_shown([outcome], metric) for metric in self._shown_metrics([outcome]))
+        what = ", ".join(_shown([outcome], metric) for metric in shown_metrics([outcome], self._metrics))
         said = f"finished in {seconds:.0f} s: {what}" if outcome.state == FINISHED else f"failed: {outcome.error}"
         self._line(f"{self._number(folder)} {outcome.run.name}: {said}")
 
     def table(self) -> Table:
         """Lay out one row a cell: its runs, seconds, and main metrics so far."""
-        metrics = self._shown_metrics(list(self._outcomes.values()))
+        metrics = shown_metrics(list(self._outcomes.values()), self._metrics)
         done = sum(state == FINISHED for state in self._states.values())
         failed = sum(state == FAILED for state in self._states.values())
         title = f"Ablation: {done} of {len(self._states)} runs finished" + (f", {failed} failed" if failed else "")
@@ -104,9 +104,6 @@ class Board:
         results = [outcome.result for outcome in outcomes if outcome.result]
         spent = [result["fit_seconds"] + result["test_seconds"] for result in results]
         return f"{sum(running) + sum(spent):.0f}" if running or spent else "-"
-
-    def _shown_metrics(self, outcomes: Sequence[Outcome]) -> Sequence[str]:
-        return main_metrics(outcomes) if self._metrics is None else self._metrics
 
     def _number(self, folder: Path) -> str:
         return f"[{list(self._runs).index(folder) + 1}/{len(self._runs)}]"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_advreg.ablation.folders import ERROR, finished, read_json, write_text
+from lightning_advreg.ablation.folders import ERROR, finished, read_json
 from lightning_advreg.ablation.runs import Run
+from lightning_advreg.files import write_text
 
 _MOST_METRICS = 4
 FINISHED, FAILED, PENDING = "finished", "failed", "not run"
@@ -60,18 +61,23 @@ def read_outcomes(runs: Sequence[Run], errors: Mapping[Path, str] | None = None)
     return outcomes
 
 
-def main_metrics(outcomes: Sequence[Outcome]) -> list[str]:
-    """Choose the metrics to show: accuracies of the test, clean before robust; else the first of the test.
+def shown_metrics(outcomes: Sequence[Outcome], wanted: Sequence[str] | None = None) -> list[str]:
+    """Choose the metrics to show.
 
     Args:
         outcomes: What became of the runs.
+        wanted: Their names, or the ends of names that only one metric of the test has, such as ``frechet``; None for at
+            most four of the test: accuracies, clean before robust; else figures of generated images, else the first.
 
     Returns:
-        At most four names.
+        Full names; a wanted one that no run has stays as it is.
     """
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics if name.startswith("test/"))
+    names = sorted({name for outcome in outcomes for name in outcome.metrics if name.startswith("test/")})
+    if wanted is not None:
+        ends = {name: [full for full in names if full.endswith(f"/{name}")] for name in wanted}
+        return [ends[name][0] if name not in names and len(ends[name]) == 1 else name for name in wanted]
     accuracies = sorted((name for name in names if "acc" in name), key=lambda name: (name != "test/acc", name))
-    return (accuracies or sorted(names))[:_MOST_METRICS]
+    return (accuracies or [name for name in names if name.startswith("test/gan/")] or names)[:_MOST_METRICS]
 
 
 def by_cell(outcomes: Sequence[Outcome], metric: str) -> dict[str, dict[int, float]]:

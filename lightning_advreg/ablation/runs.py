@@ -10,6 +10,9 @@ from lightning_advreg.ablation.configuration import fingerprint, resolve
 from lightning_advreg.ablation.paths import find_path, short_path
 from lightning_advreg.ablation.plan import Cell, Override, Plan
 
+SEED = "{seed}"
+"""Stands for the seed of a run in any value of a plan, such as a file that each seed has of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -54,9 +57,10 @@ def make_runs(plan: Plan, out: Path) -> list[Run]:
     for cell in plan.cells:
         try:
             flags = full_flags(cell.overrides, base, plan)
-            config = resolve([*plan.arguments, *flags], build=True)
+            configs = _resolve_seeds([*plan.arguments, *flags], plan.seeds)
         except ValueError as error:
             raise ValueError(f"cell {cell.name!r}: {error}") from error
+        config = configs[plan.seeds[0]]
         same = seen.setdefault(fingerprint(config), cell.name)
         if same != cell.name:
             raise ValueError(
@@ -66,7 +70,7 @@ def make_runs(plan: Plan, out: Path) -> list[Run]:
         varied = {flag.partition("=")[0].removeprefix("--") for flag in flags}
         for seed in plan.seeds:
             folder = out / cell.folder / str(seed)
-            of_seed = _with_seed(config, seed, varied, folder)
+            of_seed = _with_seed(configs[seed], seed, varied, folder)
             mark = fingerprint(of_seed)
             runs.append(Run(cell=cell, seed=seed, folder=folder, config=of_seed, fingerprint=mark))
     return runs
@@ -104,6 +108,13 @@ def full_flags(overrides: tuple[Override, ...], base: Mapping[str, Any], plan: P
         if _may_bring_classes(path, override, config):
             outdated = (*outdated, path)
     return flags
+
+
+def _resolve_seeds(arguments: list[str], seeds: tuple[int, ...]) -> dict[int, dict[str, Any]]:
+    """Resolve and check the configuration of every seed: one for all, unless a value names the seed."""
+    if not any(SEED in argument for argument in arguments):
+        return dict.fromkeys(seeds, resolve(arguments, build=True))
+    return {seed: resolve([argument.replace(SEED, str(seed)) for argument in arguments], build=True) for seed in seeds}
 
 
 def _has_data_seed(config: Mapping[str, Any]) -> bool:

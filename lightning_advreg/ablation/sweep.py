@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from lightning_advreg.ablation.configuration import resolve
-from lightning_advreg.ablation.folders import write_text
 from lightning_advreg.ablation.levels import as_flag
 from lightning_advreg.ablation.paths import find_path
 from lightning_advreg.ablation.plan import Plan
 from lightning_advreg.ablation.runs import Run, full_flags
-from lightning_advreg.cli import find_configs
+from lightning_advreg.config_files import find_configs
+from lightning_advreg.files import write_text
 
 _OF_THE_RUN = '"$@" --trainer.logger=WandbLogger --trainer.default_root_dir="runs/sweep/$WANDB_RUN_ID"'
 

@@ -27,9 +27,9 @@ from lightning_advreg.ablation.folders import (
     checkpoint_to_resume,
     logged,
     read_json,
-    write_json,
 )
 from lightning_advreg.cli import RunFolderCLI, main
+from lightning_advreg.files import write_json
 from lightning_advreg.modules import Classifier
 
 _PACKAGES = ("torch", "lightning")

@@ -82,6 +82,44 @@ def halving(run: Callable[[Tensor], None], rows: Tensor, limit: int) -> int:
     return limit
 
 
+def attack_what_fits(
+    attack: Callable[[Model, Tensor, Tensor], Tensor], model: Model, x: Tensor, y: Tensor, limit: int
+) -> tuple[Tensor, int]:
+    """Attack a batch, in halves where it does not fit the memory.
+
+    The result is that of the whole batch, up to rounding, for attacks that draw no random numbers; halves of a batch
+    that does not fit draw others than the whole would have.
+
+    Args:
+        attack: The attack, called with model, images and labels.
+        model: The network.
+        x: Images ``(N, ...)``.
+        y: Labels ``(N,)``.
+        limit: How many images fit, as far as is known.
+
+    Returns:
+        The attacked images, and how many fit, as far as is known now.
+
+    Raises:
+        RuntimeError: If a single image does not fit.
+
+    Example:
+        >>> x, y = torch.zeros(5, 2), torch.zeros(5, dtype=torch.long)
+        >>> x_adv, fits = attack_what_fits(lambda model, x, y: x + 1, torch.nn.Identity(), x, y, limit=3)
+        >>> int(x_adv.sum()), fits
+        (10, 3)
+    """
+    parts: list[Tensor] = []
+
+    def run(rows: Tensor) -> None:
+        # views, so that a batch that fits is attacked as it lies in memory
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        parts.append(attack(model, x[part], y[part]))
+
+    fits = halving(run, torch.arange(len(x)), limit)
+    return parts[0] if len(parts) == 1 else torch.cat(parts), fits
+
+
 def _peak(model: Model, x: Tensor, device: torch.device) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     leaf = x.detach().clone().requires_grad_()

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_advreg.files import RefusedFile, read_tensors, write_json, writing
+
 _PLUMBING = {"batch_size", "progress", "checkpoint", "acceleration", "check"}
 
 
@@ -63,25 +65,22 @@ class Ledger:
         """Note what the evaluation is of; one process calls this."""
         if self.folder is not None and not self._manifest:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({**self._fingerprint, "batch_size": str(batch_size)}, indent=2)
-            _write(self.folder / "manifest.json", text.encode())
+            write_json(self.folder / "manifest.json", {**self._fingerprint, "batch_size": str(batch_size)})
 
     def read(self, stage: str, number: int) -> BatchResult | None:
         """Give what was saved of a batch, or None."""
         path = self._path(stage, number)
         if path is None or not path.is_file():
             return None
-        return BatchResult(**torch.load(path, weights_only=True, map_location="cpu"))
+        return _result(path)
 
     def write(self, stage: str, number: int, result: BatchResult) -> None:
         """Save a finished batch."""
         path = self._path(stage, number)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        torch.save(vars(result), partial)
-        os.replace(partial, path)
+        with writing(path) as draft:
+            torch.save(vars(result), draft)
 
     def _path(self, stage: str, number: int) -> Path | None:
         return None if self.folder is None else self.folder / re.sub(r"[^\w.-]", "_", stage) / f"{number:06d}.pt"
@@ -134,15 +133,20 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
-    manifest: dict[str, str] = json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RefusedFile(
+            f"{path} is no record of an evaluation: {error}; delete its folder to start again."
+        ) from error
+    if not isinstance(manifest, dict) or not str(manifest.get("batch_size", 1)).isdecimal():
+        raise RefusedFile(f"{path} is no record of an evaluation; delete its folder to start again.")
     return manifest
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = _partial(path)
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+def _result(path: Path) -> BatchResult:
+    stored = read_tensors(path, "saved batch of an evaluation", remedy="delete it, and it is computed again")
+    try:
+        return BatchResult(**stored)
+    except TypeError as error:
+        raise RefusedFile(f"{path} is no saved batch of an evaluation; delete it, and it is computed again.") from error

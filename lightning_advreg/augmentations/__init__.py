@@ -1,7 +1,7 @@
 """Augmentations of whole training batches: noise, mixtures, holes, policies; and of what a discriminator sees."""
 
 from lightning_advreg.augmentations.adaptive import AdaptiveAugment
-from lightning_advreg.augmentations.base import Augmentation
+from lightning_advreg.augmentations.base import Augmentation, DiscriminatorAugmentation
 from lightning_advreg.augmentations.cutout import Cutout
 from lightning_advreg.augmentations.diff_augment import DiffAugment
 from lightning_advreg.augmentations.mixing import CutMix, MixUp
@@ -15,6 +15,7 @@ __all__ = [
     "CutMix",
     "Cutout",
     "DiffAugment",
+    "DiscriminatorAugmentation",
     "InputNoise",
     "MixUp",
     "TrivialAugment",

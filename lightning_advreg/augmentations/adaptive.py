@@ -4,12 +4,13 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from lightning_advreg.augmentations.base import DiscriminatorAugmentation
 from lightning_advreg.augmentations.diff_augment import DiffAugment
 from lightning_advreg.recorded import Recorded
 from lightning_advreg.values import Number, to_float
 
 
-class AdaptiveAugment(Recorded, nn.Module):
+class AdaptiveAugment(Recorded, nn.Module, DiscriminatorAugmentation):
     """Adaptive discriminator augmentation, ADA (Karras et al. 2020, section 3): only as strong as overfitting asks for.
 
     Each change of ``augmentation`` is made to each image with probability ``p``, which starts at 0. Overfitting shows

@@ -31,6 +31,21 @@ class Augmentation(ABC):
         """
 
 
+class DiscriminatorAugmentation(ABC):
+    """A random, differentiable change of the images that a discriminator sees, real and generated alike."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Augment images ``(N, C, H, W)``.
+
+        Args:
+            images: Images in [0, 1].
+
+        Returns:
+            Images of the same shape, through which gradients pass; they may leave [0, 1].
+        """
+
+
 def as_labels(y: Tensor) -> Tensor:
     """Give one class per image: labels as they are, or of shares of classes the largest.
 

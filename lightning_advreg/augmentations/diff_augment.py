@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from lightning_advreg.augmentations.base import DiscriminatorAugmentation
 from lightning_advreg.values import Number, to_float
 
 Change: TypeAlias = Literal["color", "translation", "cutout"]
@@ -18,7 +19,7 @@ _HOLE = 1 / 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffAugment:
+class DiffAugment(DiscriminatorAugmentation):
     """Differentiable augmentation (Zhao et al. 2020, eq. 4 and 5): ``D(T(x))`` and ``D(T(G(z)))`` in both steps.
 
     Real and generated images pass the same random ``T`` in the discriminator's step and in the generator's. So the

@@ -4,8 +4,10 @@ from lightning_advreg.callbacks.activation_noise import ActivationNoise
 from lightning_advreg.callbacks.adaptive_gradient_clipping import AdaptiveGradientClipping, clip_adaptively_
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
+from lightning_advreg.callbacks.continuation import Continuation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
+from lightning_advreg.callbacks.finite_training import FiniteTraining
 from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
 from lightning_advreg.callbacks.gan_monitor import GANMonitor
 from lightning_advreg.callbacks.image_log import log_image
@@ -25,8 +27,10 @@ __all__ = [
     "AdversarialExamples",
     "AdversarialTraining",
     "BatchAugmentation",
+    "Continuation",
     "ConvergenceMonitor",
     "DropoutAblation",
+    "FiniteTraining",
     "GANEvaluation",
     "GANMonitor",
     "GeneratedSamples",

@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from lightning_advreg.files import writing
+
 _MOST_FRAMES = 100
 _LAST_STAYS = 5
 
@@ -58,7 +60,8 @@ def write_gif(frames: Sequence[Path], path: Path, frame_seconds: float) -> None:
     first, *others = (_indexed(frame) for frame in frames)
     length = max(10, round(frame_seconds * 100) * 10)
     durations = [length] * len(others) + [length * _LAST_STAYS]
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+    with writing(path) as draft:
+        first.save(draft, save_all=True, append_images=others, duration=durations, loop=0)
 
 
 def evenly(paths: Sequence[Path], most: int) -> list[Path]:

@@ -1,13 +1,13 @@
 """The alarms of a run as a file in its folder, for those who look when it is over."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from lightning_advreg.callbacks.convergence_rules import Alarm
+from lightning_advreg.files import write_json
 
 
 def write_alarms(trainer: pl.Trainer, alarms: Sequence[Alarm], stop_reason: str | None) -> None:
@@ -25,6 +25,5 @@ def write_alarms(trainer: pl.Trainer, alarms: Sequence[Alarm], stop_reason: str 
     unwanted = trainer.fast_dev_run or not trainer.loggers  # type: ignore[attr-defined]
     if folder is None or unwanted or not trainer.is_global_zero:
         return
-    Path(folder).mkdir(parents=True, exist_ok=True)
     content = {"alarms": [dataclasses.asdict(alarm) for alarm in alarms], "stop_reason": stop_reason}
-    (Path(folder) / "alarms.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(Path(folder) / "alarms.json", content)

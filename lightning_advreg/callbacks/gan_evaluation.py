@@ -56,7 +56,7 @@ class GANEvaluation(Callback):
             the ``train_set`` of the data module, without augmentation, as papers on CIFAR-10 have it.
         num_real: How many real images to compare with, the first ones; None for all.
         reference_dir: A folder for what is known of the real images, which another run with the same data and extractor
-            then need not extract; None to forget it.
+            then need not extract; other metrics add to it; None to forget it.
         batch_size: Samples and training images per batch.
         seed: Of the noise.
         progress: Show a bar.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 import lightning.pytorch as pl
@@ -48,7 +49,10 @@ class GANMonitor(Callback):
     Each is said once, with what to do, and written to ``alarms.json`` in the run folder, as ``ConvergenceMonitor`` does
     for classifiers. Samples come from the generator itself rather than its average, which shows a collapse late.
     Training is the same with and without it; a look costs one pass of the generator and two of the discriminator, and
-    between looks nothing waits for the device. Over several processes all decide alike. The state is in checkpoints.
+    between looks nothing waits for the device: losses are taken from what ``training_step`` gives, a dictionary with
+    ``train/d_loss`` and ``train/g_loss``, as that of ``GAN`` does. A module that only logs losses of these names is
+    watched too, but the host then waits in every batch for those that its progress bar shows. Over several processes
+    all decide alike. The state is in checkpoints.
 
     Args:
         action: ``warn`` says an alarm, ``stop`` ends the training too.
@@ -93,6 +97,7 @@ class GANMonitor(Callback):
         self._early: list[float] = []
         self._norms = GradientNorms(max(1, self.every_n_batches // _NORMS_PER_LOOK))
         self._losses = LossWatch()
+        self._d_loss: Tensor | None = None
         self._batches = self._batches_of_epoch = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -131,8 +136,10 @@ class GANMonitor(Callback):
         """Note the losses, and look if it is time."""
         self._batches += 1
         self._batches_of_epoch = batch_idx + 1
-        for loss in _losses(trainer).values():
+        losses = _losses(outputs, trainer)
+        for loss in losses.values():
             self._losses.add(loss, batch_idx)
+        self._d_loss = losses.get(_LOSSES[0])
         if self._batches % self.every_n_batches == 0:
             self._look(trainer, pl_module, batch)
 
@@ -166,16 +173,11 @@ class GANMonitor(Callback):
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object) -> None:
         if self._judge_losses(trainer):
             return
-        real = images_of(batch, "GANMonitor")[: self.max_images]
-        if len(real) < 2:
+        # the one moment at which the host waits; a process whose batch is too small to judge takes part all the same
+        gathered = ranks_of(trainer).gather(self._measure(pl_module, batch))
+        found = [values for values in gathered if values is not None]
+        if not found:
             return
-        labels = batch[1][: self.max_images] if isinstance(batch, list | tuple) and len(batch) > 1 else None
-        measured = look_at(pl_module, real, labels, offset=self._batches)
-        norm, d_loss = self._norms.median(), _losses(trainer).get(_LOSSES[0])
-        nan = torch.full((), float("nan"), device=measured.device)
-        rest = [nan if value is None else value.detach().float().reshape(()) for value in (norm, d_loss)]
-        # the one moment at which the host waits
-        found = ranks_of(trainer).gather(torch.cat([measured, torch.stack(rest)]).tolist())
         diversity, apart, size, gradient, loss = (sum(values) / len(found) for values in zip(*found, strict=True))
         epoch, step = trainer.current_epoch, trainer.global_step
         if not math.isfinite(size):
@@ -198,6 +200,19 @@ class GANMonitor(Callback):
         for alarm in (rules.mode_collapse(self._looks), overpowered, vanishing):
             if alarm is not None:
                 self._raise(trainer, alarm)
+
+    def _measure(self, pl_module: pl.LightningModule, batch: object) -> list[float] | None:
+        """Give what this process sees, or None if its batch has no two images to compare."""
+        real = images_of(batch, "GANMonitor")[: self.max_images]
+        if len(real) < 2:
+            return None
+        labels = batch[1][: self.max_images] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+        measured = look_at(pl_module, real, labels, offset=self._batches)
+        nan = torch.full((), float("nan"), device=measured.device)
+        rest = (self._norms.median(), self._d_loss)
+        more = [nan if value is None else value.detach().float().reshape(()) for value in rest]
+        numbers: list[float] = torch.cat([measured, torch.stack(more)]).tolist()
+        return numbers
 
     def _judge_losses(self, trainer: pl.Trainer) -> bool:
         firsts = ranks_of(trainer).gather(self._losses.first())
@@ -223,6 +238,8 @@ class GANMonitor(Callback):
         rank_zero_warn(alarm.message)
 
 
-def _losses(trainer: pl.Trainer) -> dict[str, Tensor]:
-    logged = trainer.callback_metrics
-    return {name: logged[name] for name in _LOSSES if name in logged}
+def _losses(outputs: object, trainer: pl.Trainer) -> Mapping[str, Tensor]:
+    """Find the losses of a batch: in what the training step gave, or else in what was logged."""
+    # callback_metrics turns what a progress bar shows into numbers, for which the host has to wait
+    given = outputs if isinstance(outputs, Mapping) and _LOSSES[0] in outputs else trainer.callback_metrics
+    return {name: given[name] for name in _LOSSES if name in given}

@@ -10,12 +10,16 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from lightning_advreg.attacks import Attack
+from lightning_advreg.attacks.batch_size import attack_what_fits
 from lightning_advreg.callbacks.class_tally import ClassTally
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.callbacks.share import Share, shares
 from lightning_advreg.evaluation.attacks import named_attacks
 from lightning_advreg.metrics import Accuracy
+
+_NO_LIMIT = 2**31
+"""How many images fit the memory, as long as no batch has shown that they do not."""
 
 
 class RobustAccuracy(Callback):
@@ -62,6 +66,7 @@ class RobustAccuracy(Callback):
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self._shares: list[Share] = []
         self._tallies: list[ClassTally] = []
+        self._fits = _NO_LIMIT
         # names of attacks differ between callbacks of one Trainer, so this does too
         self._attribute = "_RobustAccuracy_" + "_".join(self.attacks)
 
@@ -149,7 +154,7 @@ class RobustAccuracy(Callback):
             with evaluation(pl_module, x.device, offset=place):
                 # tensors made under inference mode cannot take part in a backward pass, these copies can
                 images, labels = x[:counted].detach().clone(), y[:counted].clone()
-                x_adv = attack(pl_module, images, labels)
+                x_adv, self._fits = attack_what_fits(attack, pl_module, images, labels, self._fits)
                 with torch.no_grad():
                     logits = pl_module(x_adv)
             cast(Accuracy, metrics[self._key(stage, name, dataloader_idx)]).update(logits, labels)

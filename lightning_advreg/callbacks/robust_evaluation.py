@@ -31,6 +31,7 @@ from lightning_advreg.callbacks.schedule import check_positive
 from lightning_advreg.callbacks.share import shares
 from lightning_advreg.evaluation import CurveSettings, Rate, RobustnessReport, evaluate_robustness
 from lightning_advreg.evaluation.attacks import budget_of, budget_to_look_at, named_attacks
+from lightning_advreg.files import write_json
 from lightning_advreg.metrics.worst_case import WORST_CASE
 from lightning_advreg.values import Number, to_float
 
@@ -278,6 +279,5 @@ def _logged(report: RobustnessReport) -> dict[str, Rate]:
 
 
 def _write(folder: Path, name: str, report: RobustnessReport) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for path, content in ((f"{name}.json", report.as_dict()), (f"{name}_timings.json", report.timings())):
-        (folder / path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_json(folder / path, content, allow_nan=False)

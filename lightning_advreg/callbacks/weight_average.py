@@ -21,6 +21,7 @@ from lightning_advreg.callbacks.isolation import check_classifier, evaluation, i
 from lightning_advreg.callbacks.moving_average import MovingAverage, exchange_
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.files import read_checkpoint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.values import Number, to_float
 
@@ -285,9 +286,10 @@ def load_average_(module: nn.Module, path: str | Path) -> None:
         path: The file.
 
     Raises:
-        ValueError: If the file holds no average, or one of another module.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint, holds no average, or one of another module.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {}).get(_KEY)
+    state = read_checkpoint(path).get("callbacks", {}).get(_KEY)
     if state is None:
         raise ValueError(
             f"{path} holds no averaged weights; train with WeightAverage, and save with save_weights_only=False."

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
-from lightning_advreg.data.npz import array_names, stored_array
+from lightning_advreg.data.npz import array_names, read_arrays, stored_array
 from lightning_advreg.data.pixels import Images
 from lightning_advreg.values import Number
 
@@ -123,7 +123,7 @@ class ArrayDataModule(ImageDataModule):
                 f"{', '.join(_WITH_TEST)}."
             )
         x_key, y_key = self._keys()[:2] if train else _WITH_TEST[2:]
-        x, y = self._load(x_key, y_key)
+        x, y = read_arrays(self.path, x_key, y_key)
         if len(x) != len(y):
             raise ValueError(f"{x_key} has {len(x)} images but {y_key} has {len(y)} labels; they must be as many.")
         _check_labels(y, y_key)
@@ -146,13 +146,6 @@ class ArrayDataModule(ImageDataModule):
             f"{', '.join(sorted(found)) or 'none'}, and needs {', '.join(_WITH_TEST)}, or {', '.join(_WITHOUT_TEST)}."
         )
 
-    def _load(self, *keys: str) -> list[NDArray[np.generic]]:
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return [file[key] for key in keys]
-        except ValueError as error:
-            raise ValueError(f"{self.path} holds pickled objects, which are not read; save plain arrays.") from error
-
     def _describe(self) -> None:
         keys = self._keys()
         self.image_shape = _image_shape(stored_array(self.path, keys[0]).shape, keys[0])
@@ -160,7 +153,7 @@ class ArrayDataModule(ImageDataModule):
         self.class_names = tuple(str(label) for label in range(self.num_classes))
 
     def _largest_label(self, keys: tuple[str, ...]) -> int:
-        labels = dict(zip(keys[1::2], self._load(*keys[1::2]), strict=True))
+        labels = dict(zip(keys[1::2], read_arrays(self.path, *keys[1::2]), strict=True))
         for key, y in labels.items():
             _check_labels(y, key)
         return max(int(y.max()) for y in labels.values())
@@ -186,9 +179,13 @@ def _as_images(x: NDArray[np.generic], key: str) -> Tensor:
         images = torch.from_numpy(x)
     elif np.issubdtype(x.dtype, np.floating):
         images = torch.from_numpy(x.astype(np.float32))
+        if bad := int((~images.isfinite()).flatten(1).any(1).sum()):
+            raise ValueError(
+                f"{key} must lie in [0, 1], but {bad} of {len(images)} images have pixels that are NaN or infinite; "
+                f"find them with numpy.isfinite({key}), and leave them out."
+            )
         low, high = (float(bound) for bound in images.aminmax())
-        # written so that NaN fails too
-        if not (low >= 0 and high <= 1):
+        if low < 0 or high > 1:
             raise ValueError(f"{key} must lie in [0, 1], got {low:g} to {high:g}; divide by 255, or save as uint8.")
     else:
         raise ValueError(f"{key} must be uint8, or floating point in [0, 1], got {x.dtype}.")

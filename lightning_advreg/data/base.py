@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_advreg.data.arguments import check_arguments
@@ -24,6 +25,9 @@ LoaderKind = Literal["standard", "resident"]
 
 _SPLIT_STREAM = 1
 """Key of the random stream of the split, apart from those of the epochs."""
+
+_SHOWN = 20
+"""How many empty classes a warning names."""
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -210,6 +214,8 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"labels of the {part} set go from {low} to {high}, but must lie in [0, {self.num_classes}), for "
                 f"num_classes={self.num_classes}; renumber the labels from 0 or correct num_classes."
             )
+        if train:
+            _warn_of_empty_classes(labels, self.num_classes)
         return images, labels
 
     def _eval_loader(self, data: ImageDataset) -> StandardLoader | ResidentLoader:
@@ -273,6 +279,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def _share(self) -> "_Share":
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return _Share(0, 1) if kwargs is None else _Share(kwargs["rank"], kwargs["num_replicas"])
+
+
+def _warn_of_empty_classes(labels: Tensor, num_classes: int) -> None:
+    empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:_SHOWN])) + (", ..." if len(empty) > _SHOWN else "")
+        rank_zero_warn(
+            f"the training set has no images of {len(empty)} of its {num_classes} classes ({shown}), which no network "
+            "can learn then; correct num_classes or the labels, unless that is meant."
+        )
 
 
 class _Share(NamedTuple):

@@ -1,5 +1,6 @@
 """Pictures in folders, one folder per class."""
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lightning_advreg.data.pixels import Images
 from lightning_advreg.values import Number
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_SHOWN = 20
+"""How many damaged files an error names."""
 
 
 class FolderImages:
@@ -45,8 +48,15 @@ class FolderImages:
         return images
 
     def _decode(self, path: str) -> Tensor:
-        with Image.open(path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (self.size, self.size), Image.Resampling.BILINEAR)
+        try:
+            with Image.open(path) as picture:
+                square = ImageOps.fit(picture.convert("RGB"), (self.size, self.size), Image.Resampling.BILINEAR)
+        # what Pillow raises depends on the format, and on where the file breaks off
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{path} is no picture that can be decoded ({str(error).partition(chr(10))[0]}); replace or delete it. "
+                "verify=True (--data.init_args.verify true) finds all such files before training."
+            ) from error
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
@@ -72,10 +82,12 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: Processes that fetch batches for the standard loader; 0 for none.
         extra_path: A ``.npz`` file of generated images that join each training batch; see :class:`ImageDataModule`.
         extra_fraction: Their share of each training batch.
+        verify: Decode every picture once in ``prepare_data``, and name those that cannot be, before training.
 
     Raises:
         FileNotFoundError: If folders or pictures are missing, in ``prepare_data`` and ``setup``.
-        ValueError: If ``image_size`` is not positive, or the test set has a class that the training set lacks.
+        ValueError: If ``image_size`` is not positive, the test set has a class that the training set lacks, or a
+            picture cannot be decoded: in ``prepare_data`` with ``verify``, otherwise when it is asked for.
 
     Example:
         >>> ImageFolderDataModule("pictures", image_size=64).image_shape
@@ -99,6 +111,7 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: int = 0,
         extra_path: str | Path | None = None,
         extra_fraction: Number = 0.7,
+        verify: bool = False,
     ) -> None:
         # a plain string: hyper-parameters are saved from here, and checkpoints are to hold primitives only
         data_dir = str(data_dir)
@@ -121,6 +134,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.image_shape = (3, image_size, image_size)
         self.train_folder = train_folder
         self.test_folder = test_folder
+        self.verify = verify
         # at once where it can be: a command line links num_classes to the network before setup
         if self._folder(train=True).is_dir():
             self._describe()
@@ -130,6 +144,8 @@ class ImageFolderDataModule(ImageDataModule):
         self._files(train=True)
         if self.has_test_set():
             self._files(train=False)
+        if self.verify:
+            self._verify()
 
     def setup(self, stage: str | None = None) -> None:
         """List or read what the stage needs, once; learn the classes.
@@ -159,6 +175,23 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _folder(self, *, train: bool) -> Path:
         return Path(self.data_dir).absolute() / (self.train_folder if train else self.test_folder)
+
+    def _verify(self) -> None:
+        damaged: list[str] = []
+        for train in (True, False) if self.has_test_set() else (True,):
+            for paths in self._files(train=train).values():
+                pictures = FolderImages(paths, size=self.image_shape[1])
+                for row in range(len(pictures)):
+                    try:
+                        pictures[torch.tensor([row])]
+                    except ValueError:
+                        damaged.append(str(paths[row]))
+        if damaged:
+            shown = ", ".join(damaged[:_SHOWN]) + (", ..." if len(damaged) > _SHOWN else "")
+            raise ValueError(
+                f"{len(damaged)} files in {Path(self.data_dir).absolute()} are no pictures that can be decoded; "
+                f"replace or delete them: {shown}"
+            )
 
     def _describe(self) -> None:
         self.class_names = tuple(self._classes(train=True))

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_advreg.files import writing
+
 
 def write_generated(path: str | Path, images: Tensor, labels: Tensor | None) -> Path:
     """Write generated images as an ``.npz`` file, uncompressed, so that a DataModule can leave them on the disk.
@@ -41,10 +43,10 @@ def write_generated(path: str | Path, images: Tensor, labels: Tensor | None) -> 
     path = Path(path)
     # numpy adds the ending to names that lack it, and nobody would find the file
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    if labels is None:
-        np.savez(path, image=image)
-    else:
-        np.savez(path, image=image, label=labels.to("cpu", torch.int64).numpy())
+    with writing(path) as draft:
+        if labels is None:
+            np.savez(draft, image=image)
+        else:
+            np.savez(draft, image=image, label=labels.to("cpu", torch.int64).numpy())
     return path

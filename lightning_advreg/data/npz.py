@@ -2,6 +2,9 @@
 
 import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +54,16 @@ class StoredArray:
         """Give the array: mapped from the file where it is stored as it is, read into memory where it is compressed.
 
         Raises:
-            ValueError: If it holds Python objects, which are never read.
+            ValueError: If it holds Python objects, which are never read, or the file is damaged.
         """
-        if self.offset is None or self.dtype.hasobject or self.nbytes == 0:
-            with np.load(self.path, allow_pickle=False) as file:
-                return np.asarray(file[self.key])
-        order = "F" if self.fortran_order else "C"
-        # np.load ignores mmap_mode inside of an .npz
-        mapped = np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape, order=order)  # type: ignore[call-overload]
-        return np.asarray(mapped)
+        with _undamaged(self.path):
+            if self.offset is None or self.dtype.hasobject or self.nbytes == 0:
+                with np.load(self.path, allow_pickle=False) as file:
+                    return np.asarray(file[self.key])
+            order = "F" if self.fortran_order else "C"
+            # np.load ignores mmap_mode inside of an .npz
+            mapped = np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape, order=order)  # type: ignore[call-overload]
+            return np.asarray(mapped)
 
 
 def stored_array(path: str | Path, key: str) -> StoredArray:
@@ -71,8 +75,9 @@ def stored_array(path: str | Path, key: str) -> StoredArray:
 
     Raises:
         KeyError: If the file has no such array.
+        ValueError: If the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
+    with _undamaged(path), zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{key}.npy")
         with archive.open(member) as array:
             version = npy.read_magic(array)
@@ -98,6 +103,34 @@ def array_names(path: str | Path) -> set[str]:
         ValueError: If it is no such file.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file; write one with numpy.savez.")
-    with zipfile.ZipFile(path) as file:
+        raise ValueError(
+            f"{path} is no .npz file, or its end is missing; write one with numpy.savez, or copy it again."
+        )
+    with _undamaged(path), zipfile.ZipFile(path) as file:
         return {name.removesuffix(".npy") for name in file.namelist()}
+
+
+def read_arrays(path: str | Path, *keys: str) -> list[NDArray[Any]]:
+    """Read arrays of an ``.npz`` file into memory.
+
+    Args:
+        path: The file.
+        *keys: The names of the arrays.
+
+    Raises:
+        ValueError: If one holds Python objects, which are never read, or the file is damaged.
+    """
+    with _undamaged(path), np.load(path, allow_pickle=False) as file:
+        return [file[key] for key in keys]
+
+
+@contextmanager
+def _undamaged(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error, NotImplementedError) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path} holds pickled objects, which are not read; save plain arrays.") from error
+        raise ValueError(
+            f"{path} is damaged or cut off ({str(error) or type(error).__name__}); copy, download or write it again."
+        ) from error

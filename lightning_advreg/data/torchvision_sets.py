@@ -1,17 +1,25 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, downloaded and read by torchvision."""
 
+import math
+import pickle
+import struct
+import tarfile
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_advreg.data.augment import RandomCropFlip
 from lightning_advreg.data.base import ImageDataModule, LoaderKind
 from lightning_advreg.data.class_names import CIFAR10, CIFAR100, DIGITS, FASHION
 from lightning_advreg.values import Number
+
+_DAMAGED = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError, pickle.UnpicklingError)
+"""What reading a damaged file raises."""
 
 
 class TorchvisionDataModule(ImageDataModule):
@@ -33,7 +41,8 @@ class TorchvisionDataModule(ImageDataModule):
 
     Raises:
         FileNotFoundError: In ``prepare_data`` and ``setup``, if files are missing and ``download`` is not set.
-        RuntimeError: In ``setup``, if files are not those that were published.
+        RuntimeError: In ``setup``, if files are not those that were published; in ``prepare_data``, if they cannot be
+            downloaded.
     """
 
     dataset_name: ClassVar[str]
@@ -89,8 +98,7 @@ class TorchvisionDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Download what is missing if ``download`` is set; check that all files are there."""
         if self.download:
-            for train in (True, False):
-                self.dataset_class()(self.data_dir, train=train, download=True)
+            self._download()
         self._check_files()
 
     def read(self, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -98,12 +106,35 @@ class TorchvisionDataModule(ImageDataModule):
         self._check_files()
         try:
             dataset = self.dataset_class()(self.data_dir, train=train)
-        except RuntimeError as error:
+        # torchvision checks what it reads by assertions here, by checksums there, or not at all
+        except (*_DAMAGED, OSError) as error:
             raise RuntimeError(
                 f"the files in {self.files()[0].parent} are damaged or not the published ones; delete the folder and "
-                f"set download=True (--data.init_args.download true). torchvision says: {error}"
+                "set download=True (--data.init_args.download true). torchvision says: "
+                f"{str(error) or type(error).__name__}"
             ) from error
         return self.convert(dataset), torch.as_tensor(dataset.targets, dtype=torch.int64)
+
+    def cut_off(self, file: Path) -> bool:
+        """Tell whether a file that is there is not whole, as far as torchvision would not see it."""
+        return False
+
+    def _download(self) -> None:
+        for file in self.files():
+            # torchvision takes a file that an interrupted run has half unpacked for a whole one
+            if file.is_file() and self.cut_off(file):
+                rank_zero_warn(f"{file} is cut off, and fetched anew.")
+                file.unlink()
+        try:
+            for train in (True, False):
+                self.dataset_class()(self.data_dir, train=train, download=True)
+        # OSError has the errors of networks, and tar files the rest
+        except (*_DAMAGED, OSError, tarfile.TarError) as error:
+            raise RuntimeError(
+                f"{self.dataset_name} could not be downloaded into {Path(self.data_dir).absolute()}: "
+                f"{str(error) or type(error).__name__}. Try again, which keeps the files that are whole; or put "
+                f"{', '.join(file.name for file in self.files())} into {self.files()[0].parent} yourself."
+            ) from error
 
     def _check_files(self) -> None:
         files = self.files()
@@ -139,6 +170,16 @@ class MNISTDataModule(TorchvisionDataModule):
         """Give the four unpacked files."""
         folder = Path(self.data_dir).absolute() / self.dataset_name / "raw"
         return [folder / Path(name).with_suffix("").name for name, _ in self.dataset_class().resources]
+
+    def cut_off(self, file: Path) -> bool:
+        """Compare the size of a file with the one that its header announces."""
+        with file.open("rb") as opened:
+            magic = opened.read(4)
+            sizes = opened.read(4 * magic[3]) if len(magic) == 4 else b""
+        if len(magic) < 4 or len(sizes) < 4 * magic[3]:
+            return True
+        count = math.prod(struct.unpack(f">{magic[3]}I", sizes))
+        return file.stat().st_size < 4 + len(sizes) + count
 
     def convert(self, dataset: Any) -> Tensor:  # noqa: ANN401
         """Give images ``(N, 1, 28, 28)``."""

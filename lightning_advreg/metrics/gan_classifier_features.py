@@ -5,9 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lightning_advreg.files import read_checkpoint
+from lightning_advreg.files.packages import check_class_paths
 from lightning_advreg.metrics.gan_features import FeatureExtractor, hash_of_weights
 
 _KEY = "lightning_advreg"
@@ -32,6 +33,7 @@ class ClassifierFeatures(FeatureExtractor):
         ValueError: If the checkpoint is not of a classifier of this library, or the network has no such layer.
 
     Example:
+        >>> import torch
         >>> from lightning_advreg.networks import MNISTConvNet
         >>> extractor = ClassifierFeatures(MNISTConvNet(image_size=8, hidden=16))
         >>> seen = extractor(torch.rand(2, 1, 8, 8))
@@ -100,9 +102,9 @@ def _load(path: Path) -> nn.Module:
             f"there is no checkpoint {path.absolute()} of a classifier; train one on the data of the GAN with "
             "`lightning-advreg fit`, and give the path of its last.ckpt."
         )
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    name = stored.get(_KEY, {}).get("class", "")
+    name = read_checkpoint(path, mmap=True).get(_KEY, {}).get("class", "")
     package, _, cls = str(name).rpartition(".")
+    check_class_paths({"class": str(name)}, str(path))
     # by name: the modules of Lightning lie above metrics
     module = getattr(import_module(package), cls, None) if package else None
     if module is None or not hasattr(module, "load_from_checkpoint"):

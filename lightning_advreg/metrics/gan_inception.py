@@ -1,12 +1,12 @@
 """Features of the Inception network that FID, KID and Inception Score are defined with."""
 
-import pickle
 from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lightning_advreg.files import RefusedFile, read_tensors
 from lightning_advreg.metrics.gan_features import FeatureExtractor, hash_of_file
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -78,11 +78,11 @@ def _network(path: Path) -> nn.Module:
         ) from error
     try:
         # torch-fidelity would run what a pickle says; a file that passes here holds tensors alone
-        torch.load(path, map_location="cpu", weights_only=True)
+        read_tensors(path, "file of Inception weights", remedy=f"take the file {WEIGHTS} again", old_format=True)
         network: nn.Module = extractors.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+    except (RefusedFile, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} holds no Inception weights as torch-fidelity publishes them; take the file {WEIGHTS} again. "
             f"PyTorch says: {str(error).splitlines()[0]}"

@@ -1,7 +1,6 @@
 """What is known of the real images, kept in a file for the next run."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_advreg.files import writing
 from lightning_advreg.metrics.gan_base import GenerationMetric
 from lightning_advreg.networks.pixels import to_bytes
 
@@ -57,7 +57,7 @@ class ReferenceFile:
     """Statistics of real images under one extractor, in a ``.npz`` file.
 
     Inside is what they are of: the data, the split, the extractor with the hash of its weights, and the number and the
-    checksum of the images. A file that is not of these is refused.
+    checksum of the images. A file that is not of these is refused. Runs with other metrics add theirs to it.
 
     Args:
         folder: Where the file lies.
@@ -95,6 +95,50 @@ class ReferenceFile:
         Raises:
             ValueError: If the file is damaged, or of other data, another split or another extractor.
         """
+        known = self._read()
+        if known is None:
+            return None
+        arrays, stored = known
+        wanted = [
+            (metric, {state: f"{name}/{state}" for state in metric.reference()}) for name, metric in _named(metrics)
+        ]
+        if not all(array in arrays for _, states in wanted for array in states.values()):
+            return None
+        for metric, states in wanted:
+            metric.load_reference_(
+                {state: torch.from_numpy(arrays[array]) for state, array in states.items()}, rank, size
+            )
+        return stored
+
+    def save(
+        self, metrics: Sequence[GenerationMetric], seen: Mapping[str, Sequence[int]], *, write: bool = True
+    ) -> None:
+        """Write what metrics know of the real images; every process must call this.
+
+        What the file knows already, of other metrics, stays in it.
+
+        Args:
+            metrics: The metrics.
+            seen: Number and checksum of the images of each origin, as :class:`ImageChecksum` gives them.
+            write: Whether this process is the one that writes.
+
+        Raises:
+            ValueError: If there is a file of other images, or one that :meth:`load` would refuse.
+        """
+        arrays, images = self._read() or ({}, {})
+        self.check(images, {origin: each for origin, each in seen.items() if origin in images})
+        images = {**images, **{origin: list(each) for origin, each in seen.items()}}
+        for name, metric in _named(metrics):
+            with metric.sync_context():
+                for state, value in metric.reference().items():
+                    arrays[f"{name}/{state}"] = value.cpu().numpy()
+        arrays[_KEY] = np.array(json.dumps({**self._of, "images": images}))
+        if write:
+            with writing(self.path) as draft:
+                np.savez(draft, **arrays)  # type: ignore[arg-type]
+
+    def _read(self) -> tuple[dict[str, np.ndarray], dict[str, list[int]]] | None:
+        """Give the arrays of the file, and what images they are of; None if there is no file."""
         if not self.path.is_file():
             return None
         try:
@@ -109,39 +153,7 @@ class ReferenceFile:
                     f"{self.path} holds statistics of another {name}, {key.get(name)!r} instead of {value!r}; delete "
                     "it, or give another folder."
                 )
-        wanted = [
-            (metric, {state: f"{name}/{state}" for state in metric.reference()}) for name, metric in _named(metrics)
-        ]
-        if not all(array in arrays for _, states in wanted for array in states.values()):
-            return None
-        for metric, states in wanted:
-            metric.load_reference_(
-                {state: torch.from_numpy(arrays[array]) for state, array in states.items()}, rank, size
-            )
-        stored: dict[str, list[int]] = key["images"]
-        return stored
-
-    def save(
-        self, metrics: Sequence[GenerationMetric], seen: Mapping[str, Sequence[int]], *, write: bool = True
-    ) -> None:
-        """Write what metrics know of the real images; every process must call this.
-
-        Args:
-            metrics: The metrics.
-            seen: Number and checksum of the images of each origin, as :class:`ImageChecksum` gives them.
-            write: Whether this process is the one that writes.
-        """
-        arrays: dict[str, np.ndarray] = {_KEY: np.array(json.dumps({**self._of, "images": dict(seen)}))}
-        for name, metric in _named(metrics):
-            with metric.sync_context():
-                for state, value in metric.reference().items():
-                    arrays[f"{name}/{state}"] = value.cpu().numpy()
-        if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            half = self.path.with_suffix(f".{os.getpid()}.npz")
-            np.savez(half, **arrays)  # type: ignore[arg-type]
-            # as a whole or not at all
-            half.replace(self.path)
+        return arrays, dict(key["images"])
 
     def check(self, stored: Mapping[str, Sequence[int]], seen: Mapping[str, Sequence[int]]) -> None:
         """Check that a file is of the images that were seen.

@@ -10,14 +10,16 @@ from lightning.pytorch.core.mixins import hparams_mixin
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import Self
 
+from lightning_advreg import __version__
+from lightning_advreg.files.checkpoints import KEY, read_checkpoint
+from lightning_advreg.files.differences import check_fit
+from lightning_advreg.files.packages import check_class_paths
 from lightning_advreg.modules.hyperparameters import class_path, describe_all
 from lightning_advreg.networks.changes import changes_in, note_changes, noted_changes
 from lightning_advreg.networks.norm_surgery import replace_norms_
 from lightning_advreg.recorded import Recorded
 
 T = TypeVar("T")
-
-_KEY = "lightning_advreg"
 
 
 class CheckpointedModule(Recorded, LightningModule):
@@ -28,7 +30,8 @@ class CheckpointedModule(Recorded, LightningModule):
       argument that plain values cannot describe, such as a network of the user's own, is left out, and is asked for
       when the checkpoint is loaded; one that has a default, such as an optimizer, is named in a warning.
     - The state of the random generator is stored, and restored when training continues (in one process).
-    - A checkpoint of another class is refused.
+    - A checkpoint of another class, of a newer version of this library, or with weights that do not fit is refused, and
+      nothing that a checkpoint says is run.
 
     Args:
         required: The arguments without which the module cannot be rebuilt.
@@ -52,9 +55,10 @@ class CheckpointedModule(Recorded, LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store which class this is, and the state of the random generator."""
-        checkpoint[_KEY] = {
+        """Store which class and version this is, and the state of the random generator."""
+        checkpoint[KEY] = {
             "class": class_path(type(self)),
+            "version": __version__,
             "random_state": torch.get_rng_state(),
             "left_out": sorted(self.init_args.keys() - self.hparams.keys()),
             "changes": noted_changes(self),
@@ -62,7 +66,7 @@ class CheckpointedModule(Recorded, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another class, and remember the state of the random generator."""
-        stored = checkpoint.get(_KEY, {})
+        stored = checkpoint.get(KEY, {})
         _check_class(type(self), stored.get("class"))
         self._random_state = stored.get("random_state")
         self._follow_changes(changes_in(checkpoint.get("state_dict", {})), stored.get("changes", {}))
@@ -73,6 +77,23 @@ class CheckpointedModule(Recorded, LightningModule):
         if self._random_state is not None and self.trainer.world_size == 1:
             torch.set_rng_state(self._random_state.cpu())
         self._random_state = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load weights, and say which names or shapes differ where they do not fit.
+
+        Args:
+            state_dict: The weights.
+            strict: Whether the names must match exactly.
+            assign: Take the tensors themselves, as in PyTorch.
+
+        Raises:
+            UnfitWeights: If names or shapes differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError:
+            check_fit(type(self).__name__, self.state_dict(), state_dict)
+            raise
 
     def _follow_changes(self, texts: Sequence[str], changes: Mapping[str, Any]) -> None:
         """Replace layers as the checkpoint's were, or, within a Trainer, say which callback does it."""
@@ -104,19 +125,26 @@ class CheckpointedModule(Recorded, LightningModule):
             map_location: Where to put tensors, as in ``torch.load``.
             hparams_file: Hyper-parameters that replace the checkpoint's.
             strict: Whether the weights must match exactly.
-            weights_only: Refuse anything but tensors and plain values; True by default.
+            weights_only: Taken for Lightning's sake: anything but tensors and plain values is always refused.
             **kwargs: Constructor arguments that replace the checkpoint's, such as ``network``.
 
         Raises:
+            FileNotFoundError: If there is no such file.
+            RefusedFile: A ``ValueError``, if the file is no whole checkpoint, asks for anything but tensors and plain
+                values, names classes that would have to be imported from elsewhere, was written by a newer version, or
+                its weights do not fit.
             ValueError: If the checkpoint is of another class, or lacks an argument that cannot be rebuilt.
         """
-        if isinstance(checkpoint_path, str | Path) and hparams_file is None:
-            stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-            _check_class(cls, stored.get(_KEY, {}).get("class"))
+        if "://" not in str(checkpoint_path):
+            stored = _read(checkpoint_path)
+            _check_class(cls, stored.get(KEY, {}).get("class"))
             arguments = stored.get("hyper_parameters", {})
-            _check_complete(cls, {**arguments, **kwargs}, checkpoint_path)
-            _warn_of_defaults(stored.get(_KEY, {}).get("left_out", ()), kwargs, checkpoint_path)
-            if "_class_path" in arguments:
+            if hparams_file is None:
+                kept = {name: value for name, value in arguments.items() if name not in kwargs}
+                check_class_paths(kept, str(checkpoint_path))
+                _check_complete(cls, {**arguments, **kwargs}, checkpoint_path)
+                _warn_of_defaults(stored.get(KEY, {}).get("left_out", ()), kwargs, checkpoint_path)
+            if "_class_path" in arguments and hparams_file is None:
                 # a subclass may continue what its base class saved
                 kwargs["_class_path"] = class_path(cls)
         # Lightning's method refuses to run on an instance, so it is called as it is found on the class
@@ -125,7 +153,7 @@ class CheckpointedModule(Recorded, LightningModule):
             map_location=map_location,
             hparams_file=hparams_file,
             strict=strict,
-            weights_only=True if weights_only is None else weights_only,
+            weights_only=True,
             **kwargs,
         )
         assert isinstance(module, cls)
@@ -150,6 +178,15 @@ def by_name(objects: Sequence[T]) -> dict[str, T]:
     return named
 
 
+def _read(source: str | Path | IO[bytes]) -> dict[str, Any]:
+    if isinstance(source, str | Path):
+        return read_checkpoint(source, mmap=True)
+    begin = source.tell()
+    stored = read_checkpoint(source)
+    source.seek(begin)
+    return stored
+
+
 def _check_class(cls: type, stored: str | None) -> None:
     known = {class_path(base) for base in cls.__mro__}
     if stored is None or stored in known or stored.rpartition(".")[2] in {base.__name__ for base in cls.__mro__}:
@@ -160,7 +197,7 @@ def _check_class(cls: type, stored: str | None) -> None:
     )
 
 
-def _check_complete(cls: type[CheckpointedModule], arguments: Mapping[str, Any], path: str | Path) -> None:
+def _check_complete(cls: type[CheckpointedModule], arguments: Mapping[str, Any], path: object) -> None:
     missing = [name for name in cls.required if name not in arguments]
     if missing:
         given = ", ".join(f"{name}=..." for name in missing)
@@ -170,7 +207,7 @@ def _check_complete(cls: type[CheckpointedModule], arguments: Mapping[str, Any],
         )
 
 
-def _warn_of_defaults(left_out: Sequence[str], given: Mapping[str, Any], path: str | Path) -> None:
+def _warn_of_defaults(left_out: Sequence[str], given: Mapping[str, Any], path: object) -> None:
     names = [name for name in left_out if name not in given]
     if names:
         rank_zero_warn(

@@ -16,7 +16,7 @@ from torch.optim import Adam, Optimizer
 
 from lightning_advreg.attacks import borrowed
 from lightning_advreg.augmentations.base import as_labels
-from lightning_advreg.checks import check_batch, check_logits, check_shares
+from lightning_advreg.checks import check_batch, check_logits, check_shares, check_statistics
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.modules.base import CheckpointedModule, by_name
@@ -111,6 +111,7 @@ class Classifier(CheckpointedModule, ABC):
         x, y = batch
         if batch_idx == 0:
             self.check_batch(x, y)
+            check_statistics(self.network, len(x))
         with self.accelerated(x) as images:
             objective = self.prepare(images, y, batch_idx)
             self._climb = self._climbed(objective, batch_idx)
@@ -215,6 +216,7 @@ class Classifier(CheckpointedModule, ABC):
         if self.trainer.ckpt_path is None:
             self.limits.project_(self.network, self.current_epoch)
         self.limits.forget()
+        self.limits.announce(self.network)
         begin(self.penalties, self.network)
 
     def on_train_start(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_advreg.modules.engine import first_line
 
-Pass = Callable[[Tensor], Tensor]
+Pass = Callable[..., Any]
 _BACKEND = "inductor"
 
 
@@ -26,8 +26,9 @@ class Programs:
     - The program for attacks is that of frozen parameters: PyTorch compiles the gradient of whatever required one.
     - Weights and buffers are inputs of the programs, so that both follow the network. So are the modes of layers: a
       program that meets new ones is compiled once more.
-    - Sizes are fixed, which gives the fastest code. Batches smaller than the largest so far, such as the last one of an
-      epoch, run without a program, rather than wait for one of their own.
+    - Sizes are fixed, which gives the fastest code. Batches smaller than the largest of a program so far, such as the
+      last one of an epoch, run without one, rather than wait for one of their own.
+    - Networks may take other tensors beside the images, such as labels, and give several.
     - A program is tried, there and back, before it is used. Buffers and random numbers are as if it had not been.
 
     Args:
@@ -47,7 +48,9 @@ class Programs:
         self._network: nn.Module | None = None
         self._programs: dict[str, Pass] = {}
         self._failed = False
-        self._shape: tuple[int, ...] = ()
+        self._batch: tuple[int, ...] = ()
+        # the largest batch of each program
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     @contextmanager
     def at_work(self, network: nn.Module, x: Tensor) -> Iterator[None]:
@@ -55,7 +58,7 @@ class Programs:
 
         Args:
             network: The network; one that is compiled already is left alone.
-            x: The images of a training batch, ``(N, C, H, W)``.
+            x: What the network is called with first, such as the images ``(N, C, H, W)`` of a training batch.
         """
         if self._failed or network._compiled_call_impl is not None or "_orig_mod" in network._modules:
             yield
@@ -63,8 +66,7 @@ class Programs:
         if network is not self._network:
             self.drop()
             self._network = network
-        if x.shape[1:] != self._shape[1:] or len(x) > self._shape[0]:
-            self._shape = tuple(x.shape)
+        self._batch = tuple(x.shape)
         network._compiled_call_impl = partial(self._call, network)
         try:
             yield
@@ -72,29 +74,34 @@ class Programs:
             network._compiled_call_impl = None
 
     def _call(self, network: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        x = args[0] if args else None
-        if (
-            self._failed
-            or (len(args), len(kwargs)) != (1, 0)
-            or not (isinstance(x, Tensor) and torch.is_grad_enabled() and x.shape == self._shape)
-        ):
+        if self._failed or kwargs or not self._suits(args):
             return network._call_impl(*args, **kwargs)
         training = any(parameter.requires_grad for parameter in network.parameters())
-        if not (training or x.requires_grad):
-            return network._call_impl(x)
         name = "training" if training else "attack"
+        if not (training or args[0].requires_grad) or not self._is_largest(name):
+            return network._call_impl(*args)
         try:
             if name not in self._programs:
-                self._programs[name] = self._compiled(network, x, graphs=not training and x.is_cuda)
-            return self._programs[name](x)
+                self._programs[name] = self._compiled(network, args, graphs=not training and args[0].is_cuda)
+            return self._programs[name](*args)
         except torch._dynamo.exc.TorchDynamoException as error:
             # layers in other modes than at the trial
             self._give_up(network, error)
-        return network._call_impl(x)
+        return network._call_impl(*args)
 
-    def _compiled(self, network: nn.Module, x: Tensor, *, graphs: bool) -> Pass:
-        if self.cuda_graphs and not x.is_cuda:
-            rank_zero_warn(f"cuda_graphs has no effect on device {x.device.type!r}.")
+    def _suits(self, args: tuple[Any, ...]) -> bool:
+        tensors = bool(args) and all(isinstance(value, Tensor) for value in args)
+        return tensors and torch.is_grad_enabled() and args[0].shape == self._batch
+
+    def _is_largest(self, name: str) -> bool:
+        known = self._shapes.get(name, (0,))
+        if self._batch[1:] != known[1:] or self._batch[0] > known[0]:
+            self._shapes[name] = self._batch
+        return self._shapes[name] == self._batch
+
+    def _compiled(self, network: nn.Module, args: tuple[Tensor, ...], *, graphs: bool) -> Pass:
+        if self.cuda_graphs and not args[0].is_cuda:
+            rank_zero_warn(f"cuda_graphs has no effect on device {args[0].device.type!r}.")
         program: Pass = torch.compile(
             _pass_of(network),
             dynamic=False,
@@ -102,7 +109,7 @@ class Programs:
             mode="reduce-overhead" if graphs and self.cuda_graphs else None,
         )
         try:
-            _try(program, network, x)
+            _try(program, network, args)
         except Exception as error:  # compilers fail in any way: none installed, an operation they cannot lower
             self._give_up(network, error)
             eager: Pass = network._call_impl
@@ -117,22 +124,23 @@ class Programs:
 
 
 def _pass_of(network: nn.Module) -> Pass:
-    def run(x: Tensor) -> Tensor:
-        logits: Tensor = network._call_impl(x)
-        return logits
+    def run(*args: Tensor) -> Any:  # noqa: ANN401
+        return network._call_impl(*args)
 
     # programs belong to code, of which there is to be one for each: their number is limited, and they end with it
     return FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
 
 
-def _try(program: Pass, network: nn.Module, x: Tensor) -> None:
+def _try(program: Pass, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+    x = args[0]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         try:
             leaf = x.detach().clone().requires_grad_(x.requires_grad)
-            logits = program(leaf)
-            torch.autograd.grad(logits.sum(), [*wanted, leaf] if x.requires_grad else wanted, allow_unused=True)
+            given = program(leaf, *args[1:])
+            total = sum(value.sum() for value in (given if isinstance(given, tuple) else (given,)) if value is not None)
+            torch.autograd.grad(total, [*wanted, leaf] if x.requires_grad else wanted, allow_unused=True)
         finally:
             with torch.no_grad():
                 for buffer, before in buffers:

@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, cast
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Adam
 
+from lightning_advreg.augmentations import DiscriminatorAugmentation
 from lightning_advreg.constraints import Constraint
 from lightning_advreg.modules.base import by_name
 from lightning_advreg.modules.classifier import Batch
+from lightning_advreg.modules.engine import Engine
 from lightning_advreg.modules.gan_checks import (
     at_least,
     auxiliary_weight_of,
@@ -21,6 +23,7 @@ from lightning_advreg.modules.gan_checks import (
     share_of,
 )
 from lightning_advreg.modules.gan_losses import GANLosses
+from lightning_advreg.modules.gan_passes import Passes, adam
 from lightning_advreg.modules.limits import Limits, check_apart
 from lightning_advreg.modules.penalties import gan_penalties, states
 from lightning_advreg.objectives import GANLoss, NonSaturating
@@ -29,10 +32,6 @@ from lightning_advreg.penalties.critic_consistency import ImageFunction
 from lightning_advreg.penalties.critic_in_training import bind_critic
 from lightning_advreg.schedules import Schedule
 from lightning_advreg.values import Number, to_float
-
-# not a default of the arguments: the command line could not write a partial into config.yaml, nor could a lambda go to
-# another process
-_ADAM = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
 
 
 class GAN(GANLosses):
@@ -54,11 +53,19 @@ class GAN(GANLosses):
     Every epoch ends with ``train/d_constraint/<name>/<what>`` and the same for ``g``, as in
     ``RegularizedClassifier``.
 
-    Lightning counts every step of either optimizer in ``trainer.global_step``: with ``n_critic=1`` it grows by 2 a
-    batch, so that ``Trainer(max_steps=...)`` ends after half as many batches, and
-    ``ModelCheckpoint(every_n_train_steps=...)`` saves twice as often. ``batches_seen``, ``images_seen``,
-    ``discriminator_steps`` and ``generator_steps`` count what their names say, and are kept in checkpoints. Loggers
-    count batches; learning rates are scheduled by epochs.
+    What counts what, under manual optimization:
+
+    - ``trainer.global_step`` counts the steps of both optimizers: ``n_critic + 1`` in a round of ``n_critic`` steps of
+      the discriminator and one of the generator, which takes ``n_critic * accumulate_grad_batches`` batches.
+    - ``Trainer(max_steps=...)`` ends training after the batch in which ``global_step`` reaches it: with
+      ``n_critic=1``, half as many batches.
+    - ``ModelCheckpoint(every_n_train_steps=...)`` saves after batches that leave ``global_step`` at a multiple: give a
+      multiple of ``n_critic + 1``, which saves after so many rounds.
+    - Loggers, ``log_every_n_steps`` and ``val_check_interval`` count batches, pictures of samples epochs.
+    - Learning rates are scheduled by epochs: both schedules step at the end of each.
+    - ``ema_decay`` is per step of the generator, and the average is part of every checkpoint.
+    - ``batches_seen``, ``images_seen``, ``discriminator_steps`` and ``generator_steps`` count what their names say,
+      and are kept in checkpoints.
 
     Args:
         generator: From noise ``(N, latent_dim)``, and labels ``(N,)``, to images ``(N, C, H, W)`` in [0, 1].
@@ -93,6 +100,9 @@ class GAN(GANLosses):
         num_fixed: The number of fixed noise vectors kept for pictures, the buffer ``fixed_latent``; a conditional GAN
             has ``fixed_labels`` too, which cycle through the classes.
         latent_dim: The length of a noise vector; None takes ``generator.latent_dim``.
+        reuse_generated: Whether both steps of a batch see the same generated images, made once, as in PyTorch's DCGAN
+            tutorial: one pass of the generator fewer, and labels of the batch for the generator too. By default its
+            step draws new noise.
         accumulate_grad_batches: Batches per step of either network, at least 1, as the Trainer's argument of this name;
             the last step of an epoch may have fewer. The generator's passes follow the discriminator's step.
         gradient_clip_val: What gradients are clipped to before each step, above 0; None for no clipping.
@@ -103,6 +113,7 @@ class GAN(GANLosses):
             generator's makes two time scales (TTUR, Heusel et al. 2017).
         generator_lr_scheduler: From the generator's optimizer to a schedule, stepped every epoch.
         discriminator_lr_scheduler: From the discriminator's optimizer to a schedule, stepped every epoch.
+        engine: What makes training fast, or None for none of it; the results are equal up to rounding.
 
     Raises:
         ValueError: If a number is out of its range, a budget is exceeded, ``latent_dim`` is unknown, the networks are
@@ -133,13 +144,14 @@ class GAN(GANLosses):
         auxiliary_on_generated: bool = False,
         feature_matching: Number = 0.0,
         top_k: Number | Schedule = 1.0,
-        discriminator_augmentation: ImageFunction | None = None,
+        discriminator_augmentation: DiscriminatorAugmentation | ImageFunction | None = None,
         instance_noise: Number = 0.0,
         instance_noise_images: int = 1_000_000,
         ema_decay: float = 0.999,
         standing_statistics: int = 0,
         num_fixed: int = 64,
         latent_dim: int | None = None,
+        reuse_generated: bool = False,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: Number | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
@@ -147,6 +159,7 @@ class GAN(GANLosses):
         discriminator_optimizer: OptimizerCallable | None = None,
         generator_lr_scheduler: LRSchedulerCallable | None = None,
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(
             generator,
@@ -166,7 +179,9 @@ class GAN(GANLosses):
         self.constraints = {"g": tuple(generator_constraints), "d": tuple(discriminator_constraints)}
         check_apart([*generator_constraints, *discriminator_constraints])
         self.limits = nn.ModuleDict({key: Limits(each) for key, each in self.constraints.items()})
-        self.optimizers_of = {"d": discriminator_optimizer or _ADAM, "g": generator_optimizer or _ADAM}
+        # a fused optimizer undoes a gradient scaler's scale within its step, and clipping comes before that
+        default = partial(adam, fused=engine is not None and gradient_clip_val is None)
+        self.optimizers_of = {"d": discriminator_optimizer or default, "g": generator_optimizer or default}
         self.schedulers_of = {"d": discriminator_lr_scheduler, "g": generator_lr_scheduler}
         self.n_critic = at_least(n_critic, 1, "n_critic")
         self.auxiliary_on_generated = auxiliary_on_generated
@@ -180,30 +195,59 @@ class GAN(GANLosses):
         self.instance_noise_images = at_least(instance_noise_images, 1, "instance_noise_images")
         self.accumulate_grad_batches = at_least(accumulate_grad_batches, 1, "accumulate_grad_batches")
         self.gradient_clip_val = positive_or_none(gradient_clip_val, "gradient_clip_val")
+        self.engine = engine
+        self.passes = Passes(engine)
+        self.reuse_generated = reuse_generated
+        if reuse_generated and (self.accumulate_grad_batches > 1 or self._eager("g")):
+            raise ValueError(
+                "reuse_generated=True keeps the images of one batch alone, and its generator makes them before any "
+                "penalty watches; leave it out, or accumulate_grad_batches and penalties on the generator's layers."
+            )
         self.gradient_clip_algorithm = one_of(gradient_clip_algorithm, ("norm", "value"), "gradient_clip_algorithm")
         if self._split:
             check_split(discriminator, "feature_matching" if self.feature_matching else "an auxiliary classifier")
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self._limits(name[0]).check(network, name)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step the discriminator, and every ``n_critic``-th time the generator."""
+    def setup(self, stage: str) -> None:
+        """Lay the weights out in memory, before a distributed wrapper looks at them."""
+        if stage == "fit":
+            self.passes.lay_out_(self.generator, self.discriminator)
+
+    def on_fit_end(self) -> None:
+        """Drop what only training needs."""
+        self.passes.drop()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Step the discriminator, and every ``n_critic``-th time the generator.
+
+        Returns:
+            The losses of the steps under the names that they are logged by, for callbacks: to ask
+            ``trainer.callback_metrics`` in every batch would be to wait for the device.
+        """
         real, y = self.read(batch)
-        if batch_idx == 0:
-            self.check_batch(real, y)
+        self._prepare(real, y, first=batch_idx == 0)
         optimizer_d, optimizer_g = cast("list[LightningOptimizer]", self.optimizers())
         self._window.append((real, y))
         full = len(self._window) == self.accumulate_grad_batches or self.trainer.is_last_batch
+        if self.reuse_generated and (self.discriminator_steps + 1) % self.n_critic == 0:
+            # before the discriminator's step freezes the generator
+            self._made = self.passes.generate(self.generator, self.noise(len(real)), y)
         objective = partial(self._discriminator_objective, real, y)
-        self._accumulate("d", optimizer_d, objective, first=len(self._window) == 1, last=full)
+        loss = self._accumulate("d", optimizer_d, objective, first=len(self._window) == 1, last=full)
+        losses = {"train/d_loss": loss}
         self.batches_seen += 1
         self.images_seen += len(real) * self.trainer.world_size
         if full:
             window, self._window = self._window, []
             self.discriminator_steps += 1
             if self.discriminator_steps % self.n_critic == 0:
+                of_window: list[Tensor] = []
                 for index, (real, y) in enumerate(window, start=1):
                     objective = partial(self._generator_objective, real, y)
-                    self._accumulate("g", optimizer_g, objective, first=index == 1, last=index == len(window))
+                    first, last = index == 1, index == len(window)
+                    of_window.append(self._accumulate("g", optimizer_g, objective, first=first, last=last))
+                losses["train/g_loss"] = torch.stack(of_window).mean()
                 self.generator_steps += 1
                 self._average_generator()
+        return losses

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 _STANDING_BATCH = 64
 
@@ -28,8 +29,8 @@ def follow_(average: nn.Module, current: nn.Module, decay: float) -> None:
         current: The network.
         decay: What the average keeps of itself, in [0, 1).
     """
-    for mean, parameter in zip(average.parameters(), current.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
+    # all at once: on a GPU, a kernel for each tensor would cost more than its arithmetic
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(current.parameters()), None)
     for kept, moving in zip(average.buffers(), current.buffers(), strict=True):
         kept.copy_(moving)
 

@@ -84,6 +84,8 @@ class GANBase(CheckpointedModule):
         self.batches_seen = self.images_seen = self.generator_steps = self.discriminator_steps = 0
         # the batches of the steps that are being accumulated
         self._window: list[tuple[Tensor, Tensor | None]] = []
+        # images that both steps of a batch are to see
+        self._made: Tensor | None = None
         self._statistics_stand = False
         self.register_load_state_dict_post_hook(_forget_statistics)
 
@@ -168,7 +170,7 @@ class GANBase(CheckpointedModule):
     def on_fit_start(self) -> None:
         """Make the first weights meet the hard limits, and start the average at them."""
         super().on_fit_start()
-        self._window = []
+        self._window, self._made = [], None
         # callbacks may have changed layers since the module was built
         check_critic(self.critic_penalties, self.discriminator)
         # the weights of a checkpoint meet them already, and rounding would move them
@@ -177,6 +179,8 @@ class GANBase(CheckpointedModule):
             self._limits("g").project_(self.generator, self.current_epoch)
         self._limits("d").forget()
         self._limits("g").forget()
+        self._limits("g").announce(self.generator, "generator")
+        self._limits("d").announce(self.discriminator, "discriminator")
         begin(self.penalties["d"], self.discriminator)
         begin(self.penalties["g"], self.generator)
         if self.generator_steps == 0:

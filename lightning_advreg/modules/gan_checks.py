@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_advreg.schedules import Schedule, check_schedule
@@ -154,10 +155,11 @@ def positive_or_none(value: Number | None, name: str) -> float | None:
 
 
 def refuse_trainer_settings(trainer: Trainer) -> None:
-    """Refuse arguments of the Trainer that act on automatic optimization alone, before Lightning does.
+    """Refuse what the Trainer cannot do for two optimizers, before Lightning or PyTorch does.
 
     Raises:
-        ValueError: If it clips or accumulates gradients; the message names the arguments of GAN.
+        ValueError: If it clips or accumulates gradients; the message names the arguments of GAN. If processes wait for
+            gradients of both networks in a step that has those of one.
     """
     given = {
         "gradient_clip_val": trainer.gradient_clip_val or None,
@@ -169,3 +171,9 @@ def refuse_trainer_settings(trainer: Trainer) -> None:
                 f"Trainer({name}={value}) has no effect on two optimizers that are stepped by hand; give it to the "
                 f"module, GAN({name}={value}), and leave it out of the Trainer."
             )
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+        raise ValueError(
+            "a GAN steps one network at a time, and this DDP strategy waits for gradients of both; set "
+            "strategy='ddp_find_unused_parameters_true' (--trainer.strategy ddp_find_unused_parameters_true)."
+        )

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from lightning_advreg.attacks import borrowed, in_mode
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.augmentations import DiscriminatorAugmentation
+from lightning_advreg.checks import check_statistics
 from lightning_advreg.modules.gan_average import generate
 from lightning_advreg.modules.gan_base import GANBase
-from lightning_advreg.modules.gan_verdict import Verdict, judge
+from lightning_advreg.modules.gan_passes import Passes
+from lightning_advreg.modules.gan_verdict import Verdict
 from lightning_advreg.modules.penalties import add_penalties, add_values
 from lightning_advreg.objectives import GANLoss
 from lightning_advreg.penalties import CriticPass, CriticPenalty, TrainingPass
@@ -21,6 +24,9 @@ from lightning_advreg.penalties.critic_consistency import ImageFunction
 from lightning_advreg.penalties.critic_in_training import due, evaluate_critic
 from lightning_advreg.penalties.in_training import watching
 from lightning_advreg.schedules import Schedule
+
+_TRIED = 4
+"""How many images are enough to find out what the networks do with them."""
 
 
 class GANLosses(GANBase):
@@ -31,10 +37,11 @@ class GANLosses(GANBase):
     auxiliary_on_generated: bool
     feature_matching: float
     top_k: float | Schedule
-    discriminator_augmentation: ImageFunction | None
+    discriminator_augmentation: DiscriminatorAugmentation | ImageFunction | None
     instance_noise: float
     instance_noise_images: int
     accumulate_grad_batches: int
+    passes: Passes
 
     def discriminator_loss(self, real: Tensor, y: Tensor | None = None) -> Tensor:
         """Give the discriminator's loss, without penalties, on real images and as many generated ones.
@@ -53,13 +60,15 @@ class GANLosses(GANBase):
             y: Their labels ``(N,)``, of a conditional GAN.
         """
         compares = self.loss.needs_real or self.feature_matching > 0
-        labels = y if compares else self.labels(len(real))
-        shown = self._shown(generate(self.generator, self.noise(len(real)), labels))
-        fake = judge(self.discriminator, shown, self.for_discriminator(labels), split=self._split)
+        made, self._made = self._made, None
+        labels = y if compares or made is not None else self.labels(len(real))
+        if made is None:
+            made = self.passes.generate(self.generator, self.noise(len(real)), labels, eager=self._eager("g"))
+        fake = self._judge(self._shown(made), labels)
         logits, of_real = fake.logits, None
         if compares:
             with torch.no_grad(), in_mode(self.discriminator, "batch_stats"):
-                of_real = judge(self.discriminator, self._shown(real), self.for_discriminator(y), split=self._split)
+                of_real = self._judge(self._shown(real), y)
         kept = self._best(logits)
         if self.loss.needs_real and of_real is not None:
             loss = self.loss.generator(logits[kept], of_real.logits[kept])
@@ -100,10 +109,31 @@ class GANLosses(GANBase):
         seen = TrainingPass(self.generator, watched=watched)
         return add_penalties(self, "train/g_penalty", self.penalties["g"], seen, self._epoch, loss)
 
+    def _prepare(self, real: Tensor, y: Tensor | None, *, first: bool) -> None:
+        """Check the first batch of an epoch, and find out what its passes allow, also where a run goes on after it."""
+        if not first and self.passes.tried:
+            return
+        few = slice(0, _TRIED)
+        # no random numbers, so that an engine leaves them as they are
+        z = torch.zeros(len(real[few]), self.latent_dim, device=self.device)
+        labels = () if y is None else (y[few],)
+        seen = (real[few], *(() if self.for_discriminator(y) is None else labels))
+        self.passes.try_layout(self.generator, self.discriminator, (z, *labels), seen)
+        if first:
+            self.check_batch(real, y)
+            for name in ("generator", "discriminator"):
+                check_statistics(getattr(self, name), len(real), name)
+        self.passes.try_joining(self.discriminator, seen, split=self._split)
+        self.passes.tried = True
+
+    def _eager(self, key: str) -> bool:
+        """Say whether a penalty watches layers of a network, one pass after another, or differentiates it twice."""
+        return any(getattr(penalty, "eager", False) for penalty in self.penalties[key].values())
+
     def _accumulate(
         self, key: str, optimizer: LightningOptimizer, objective: Callable[[], Tensor], *, first: bool, last: bool
-    ) -> None:
-        """Add the gradient of one batch to those of its window, and with the last one take a step."""
+    ) -> Tensor:
+        """Add the gradient of one batch to those of its window, with the last one take a step; give the loss."""
         network = self.discriminator if key == "d" else self.generator
         with optimizer.toggle_model(sync_grad=last):
             loss = objective()
@@ -116,18 +146,26 @@ class GANLosses(GANBase):
                 optimizer.step()
         if last:
             self._limits(key).project_(network, self._epoch + 1 / self.trainer.num_training_batches)
+        return loss.detach()
 
     def _judge_both(self, real: Tensor, y: Tensor | None) -> tuple[Verdict, Verdict]:
         # BatchNorm of the generator normalises by the batch as ever, but only its own steps move running statistics
         with borrowed(self.generator, "batch_stats"), torch.no_grad():
-            fake = generate(self.generator, self.noise(len(real)), y)
+            made = generate(self.generator, self.noise(len(real)), y) if self._made is None else self._made
+            fake = made.detach()
         shown: dict[Which, Tensor] = {"real": self._shown(real), "fake": self._shown(fake)}
         for which in self._differentiated():
             shown[which] = shown[which].detach().requires_grad_()
         labels = self.for_discriminator(y)
-        on_real, on_fake = (judge(self.discriminator, x, labels, split=self._split) for x in shown.values())
+        on_real, on_fake = self.passes.judge_both(
+            self.discriminator, shown["real"], shown["fake"], labels, split=self._split, eager=self._eager("d")
+        )
         self.log_dict({"train/d_real": on_real.logits.detach().mean(), "train/d_fake": on_fake.logits.detach().mean()})
         return on_real, on_fake
+
+    def _judge(self, images: Tensor, y: Tensor | None) -> Verdict:
+        labels = self.for_discriminator(y)
+        return self.passes.judge(self.discriminator, images, labels, split=self._split, eager=self._eager("d"))
 
     def _compare(self, on_real: Verdict, on_fake: Verdict, y: Tensor | None) -> Tensor:
         loss = self.loss.discriminator(on_real.logits, on_fake.logits)
@@ -153,8 +191,9 @@ class GANLosses(GANBase):
         if level > 0:
             # a tensor of the CPU: a plain number would be copied to the device, and waited for
             self.log("train/instance_noise", torch.tensor(level, device="cpu"))
-            images = images + level * torch.randn_like(images)
-        return images
+            # in the usual layout: in another one, the same random numbers would fall on other pixels
+            images = images + level * torch.randn_like(images, memory_format=torch.contiguous_format)
+        return self.passes.laid_out(images)
 
     def _best(self, logits: Tensor) -> Tensor | slice:
         """Give the places of the generated images that the generator learns from."""

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_advreg.constraints import Constraint, Projected
+from lightning_advreg.constraints import Budget, Constraint, Projected
 from lightning_advreg.modules.base import by_name
 
 
@@ -70,6 +71,17 @@ class Limits(nn.Module):
             found |= {f"{name}/{what}": value for what, value in constraint.measure(network).items()}
         self.forget()
         return found
+
+    def announce(self, network: nn.Module, name: str = "network") -> None:
+        """Say once, in the log of the process with rank 0, what a network uses of its budgets.
+
+        Args:
+            network: The network.
+            name: What it is called.
+        """
+        for constraint in self.by_name.values():
+            if isinstance(constraint, Budget):
+                rank_zero_info(f"Budget of the {name}, used / allowed: {constraint.report(network)}")
 
     def forget(self) -> None:
         """Begin to add up anew."""

@@ -11,6 +11,7 @@ from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.gan_base import Discriminator, Generator, to_symmetric_range, to_unit_range
 from lightning_advreg.networks.gan_conditioning import ConditionalBatchNorm2d, LabelChannel, LabelVector
 from lightning_advreg.networks.layers import NormName, make_norm
+from lightning_advreg.networks.parametrized import PicklesParametrizations
 
 GeneratorConditioning: TypeAlias = Literal["concat", "batch_norm"]
 """How a generator is told the class.
@@ -95,7 +96,7 @@ class ConditionableGenerator(Generator):
         return make_norm(norm, channels)
 
 
-class ConditionableDiscriminator(Discriminator, ABC):
+class ConditionableDiscriminator(PicklesParametrizations, Discriminator, ABC):
     """The frame of discriminators that may be conditional; a subclass writes ``extract`` and ``judge``.
 
     Its features may need the class, where that is an input: ``features(x, y)``.
@@ -190,8 +191,6 @@ class ConditionableDiscriminator(Discriminator, ABC):
 
         One power iteration per pass in training mode follows these values; in evaluation they stay. What tells the
         class at the input is left out, since the slope of the network in the image does not depend on it.
-
-        PyTorch does not pickle such layers, so that the strategy ``ddp_spawn`` does not take them; ``ddp`` does.
         """
         for layer in weighted_layers(self):
             spectral_norm(layer)

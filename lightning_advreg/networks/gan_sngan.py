@@ -21,13 +21,14 @@ class SNGANGenerator(ConditionableGenerator):
     """A linear layer and three transposed 4x4 convolutions of stride 2 from noise to images.
 
     The linear layer makes a map of an eighth of the image's side (4 for 32x32); the transposed convolutions, with
-    normalisation and ReLU before each, double it and halve the channels; a 3x3 convolution makes the image. Weights
+    normalisation and ReLU before each, double it and halve the channels; a 3x3 convolution makes the image. Images
+    whose sides are no multiples of 8, such as 28x28, begin at a quarter (7), with two transposed convolutions. Weights
     begin as N(0, 0.02). Source: Miyato et al. (2018), table 3; the normalisation and ReLU after the linear layer are
     those of DCGAN, without which it and the first convolution would be one linear map.
 
     Args:
         latent_dim: The length of a noise vector.
-        image_shape: Channels, height and width of an image; height and width multiples of 8, 16 or more.
+        image_shape: Channels, height and width of an image; height and width multiples of 4, 16 or more.
         width: Channels of the smallest map, a multiple of 8; 512 in the paper.
         norm: The normalisation before each convolution.
         num_classes: The number of classes; None for an unconditional generator.
@@ -35,7 +36,8 @@ class SNGANGenerator(ConditionableGenerator):
             ``"batch_norm"``, by the scales and shifts of conditional BatchNorm.
 
     Raises:
-        ValueError: If a size of the image or ``width`` is not a multiple of 8, or another argument is out of its range.
+        ValueError: If a size of the image is not a multiple of 4, or ``width`` not one of 8, or another argument is out
+            of its range.
 
     Example:
         >>> import torch
@@ -56,10 +58,10 @@ class SNGANGenerator(ConditionableGenerator):
     ) -> None:
         super().__init__(latent_dim, image_shape, num_classes, conditioning, norm)
         check_width(width)
-        smallest = smallest_map(self.image_shape)
+        *smallest, halvings = smallest_map(self.image_shape)
         self.linear = nn.Linear(self.input_dim, width * smallest[0] * smallest[1])
         self.layers = LabelledSequential(nn.Unflatten(1, (width, *smallest)), self.make_norm(norm, width), nn.ReLU())
-        for channels in (width // 2, width // 4, width // 8):
+        for channels in (width // 2, width // 4, width // 8)[:halvings]:
             self.layers.extend(
                 [
                     nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1, bias=needs_bias(norm)),
@@ -67,7 +69,7 @@ class SNGANGenerator(ConditionableGenerator):
                     nn.ReLU(),
                 ]
             )
-        self.layers.append(nn.Conv2d(width // 8, self.image_shape[0], 3, padding=1))
+        self.layers.append(nn.Conv2d(width // 2**halvings, self.image_shape[0], 3, padding=1))
         init_weights(self, partial(nn.init.normal_, std=0.02))
 
     def draw(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -80,12 +82,13 @@ class SNGANDiscriminator(ConditionableDiscriminator):
     """Seven convolutions with LeakyReLU(0.1) and spectral normalisation, and a linear layer, from images to logits.
 
     3x3 convolutions double the channels, from an eighth of ``width`` to ``width``; between them 4x4 convolutions of
-    stride 2 halve the map. For 32x32 and 512: 64-64-128-128-256-256-512 channels, and 4x4x512 features. Weights begin
-    as N(0, 0.02). Source: Miyato et al. (2018), table 3. With the generator, a step of both costs about 2.6 GFLOP for
-    each image of 32x32.
+    stride 2 halve the map. For 32x32 and 512: 64-64-128-128-256-256-512 channels, and 4x4x512 features. Images whose
+    sides are no multiples of 8, such as 28x28, are halved twice, by five convolutions that begin with a quarter of
+    ``width``. Weights begin as N(0, 0.02). Source: Miyato et al. (2018), table 3. With the generator, a step of both
+    costs about 2.6 GFLOP for each image of 32x32.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 8, 16 or more.
+        image_shape: Channels, height and width of an image; height and width multiples of 4, 16 or more.
         width: Channels of the smallest map, a multiple of 8; 512 in the paper.
         norm: The normalisation after each convolution but the first; ``"none"`` in the paper.
         dropout: Probability of dropping a unit after each activation, in [0, 1).
@@ -99,7 +102,8 @@ class SNGANDiscriminator(ConditionableDiscriminator):
             ``"projection"``; or ``"auxiliary"``, not at all, while ``classify`` gives logits of the classes.
 
     Raises:
-        ValueError: If a size of the image or ``width`` is not a multiple of 8, or another argument is out of its range.
+        ValueError: If a size of the image is not a multiple of 4, or ``width`` not one of 8, or another argument is out
+            of its range.
 
     Example:
         >>> import torch
@@ -124,9 +128,9 @@ class SNGANDiscriminator(ConditionableDiscriminator):
         super().__init__(image_shape, num_classes, conditioning)
         check_width(width)
         check_dropout(dropout=dropout, spatial_dropout=spatial_dropout)
-        smallest = smallest_map(self.image_shape)
-        self.layers = nn.Sequential(nn.Conv2d(self.input_channels, width // 8, 3, padding=1))
-        for channels in (width // 8, width // 4, width // 2):
+        *smallest, halvings = smallest_map(self.image_shape)
+        self.layers = nn.Sequential(nn.Conv2d(self.input_channels, width // 2**halvings, 3, padding=1))
+        for channels in (width // 8, width // 4, width // 2)[-halvings:]:
             last = channels == width // 2
             self.layers.extend(
                 [
@@ -179,20 +183,21 @@ def check_width(width: int) -> None:
         )
 
 
-def smallest_map(image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Give height and width of an image after it is halved three times.
+def smallest_map(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Give height and width of an image after its halvings, and how many these are: 3, or 2 for sides such as 28.
 
     Raises:
-        ValueError: If one is not a multiple of 8, or below 16.
+        ValueError: If a side is not a multiple of 4, or below 16.
 
     Example:
-        >>> smallest_map((3, 32, 32))
-        (4, 4)
+        >>> smallest_map((3, 32, 32)), smallest_map((1, 28, 28))
+        ((4, 4, 3), (7, 7, 2))
     """
     _, height, width = image_shape
-    if height % 8 or width % 8 or min(height, width) < 16:
+    if height % 4 or width % 4 or min(height, width) < 16:
         raise ValueError(
-            "image_shape must have height and width that are multiples of 8, 16 or more, such as 32 or 48; got "
+            "image_shape must have height and width that are multiples of 4, 16 or more, such as 28, 32 or 48; got "
             f"{image_shape}. Pad or resize the images."
         )
-    return height // 8, width // 8
+    halvings = 2 if height % 8 or width % 8 else 3
+    return height // 2**halvings, width // 2**halvings, halvings

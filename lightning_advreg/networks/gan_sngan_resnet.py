@@ -23,13 +23,14 @@ from lightning_advreg.networks.minibatch_std import MinibatchStandardDeviation
 class SNGANResNetGenerator(ConditionableGenerator):
     """A linear layer, three residual blocks that double the map, and a 3x3 convolution from noise to images.
 
-    The linear layer makes a map of an eighth of the image's side (4 for 32x32). Weights begin as Xavier uniform, with
-    gain sqrt(2) in the residual branches and 1 elsewhere. Source: Miyato et al. (2018), table 4; conditional
-    BatchNorm: Miyato & Koyama (2018).
+    The linear layer makes a map of an eighth of the image's side (4 for 32x32). Images whose sides are no multiples of
+    8, such as 28x28, begin at a quarter (7), with two blocks. Weights begin as Xavier uniform, with gain sqrt(2) in the
+    residual branches and 1 elsewhere. Source: Miyato et al. (2018), table 4; conditional BatchNorm: Miyato & Koyama
+    (2018).
 
     Args:
         latent_dim: The length of a noise vector.
-        image_shape: Channels, height and width of an image; height and width multiples of 8, 16 or more.
+        image_shape: Channels, height and width of an image; height and width multiples of 4, 16 or more.
         width: Channels of all maps; 256 in the paper.
         norm: The normalisation before each ReLU.
         num_classes: The number of classes; None for an unconditional generator.
@@ -37,7 +38,7 @@ class SNGANResNetGenerator(ConditionableGenerator):
             ``"batch_norm"``, by the scales and shifts of conditional BatchNorm.
 
     Raises:
-        ValueError: If a size of the image is not a multiple of 8, or another argument is out of its range.
+        ValueError: If a size of the image is not a multiple of 4, or another argument is out of its range.
 
     Example:
         >>> import torch
@@ -58,10 +59,11 @@ class SNGANResNetGenerator(ConditionableGenerator):
     ) -> None:
         super().__init__(latent_dim, image_shape, num_classes, conditioning, norm)
         check_sizes(width=width)
-        self._map = (width, *smallest_map(self.image_shape))
+        *smallest, doublings = smallest_map(self.image_shape)
+        self._map = (width, *smallest)
         self.linear = nn.Linear(self.input_dim, math.prod(self._map))
         self.blocks = nn.ModuleList(
-            UpBlock(width, self.make_norm(norm, width), self.make_norm(norm, width)) for _ in range(3)
+            UpBlock(width, self.make_norm(norm, width), self.make_norm(norm, width)) for _ in range(doublings)
         )
         self.norm = self.make_norm(norm, width)
         self.conv = nn.Conv2d(width, self.image_shape[0], 3, padding=1)
@@ -84,7 +86,7 @@ class SNGANResNetDiscriminator(ConditionableDiscriminator):
     Source: Miyato et al. (2018), table 4; projection: Miyato & Koyama (2018).
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 8, 16 or more.
+        image_shape: Channels, height and width of an image; height and width multiples of 4, 16 or more.
         width: Channels of all maps; 128 in the paper.
         norm: The normalisation before each ReLU; ``"none"`` in the paper.
         dropout: Probability of dropping a unit between the convolutions of a block, in [0, 1).
@@ -98,7 +100,7 @@ class SNGANResNetDiscriminator(ConditionableDiscriminator):
             ``"projection"``; or ``"auxiliary"``, not at all, while ``classify`` gives logits of the classes.
 
     Raises:
-        ValueError: If a size of the image is not a multiple of 8, or another argument is out of its range.
+        ValueError: If a size of the image is not a multiple of 4, or another argument is out of its range.
 
     Example:
         >>> import torch

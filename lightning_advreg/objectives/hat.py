@@ -1,7 +1,6 @@
 """HAT: TRADES, with labels beyond the ball from a network that was trained without attacks."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from typing_extensions import Self
 from lightning_advreg.attacks import Attack, Model, in_mode
 from lightning_advreg.attacks.model_state import underlying_module
 from lightning_advreg.attacks.precision import working_precision
+from lightning_advreg.files import RefusedFile, read_tensors
 from lightning_advreg.objectives.base import Crafted, Objective, ObjectiveOutput
 from lightning_advreg.objectives.trades import TRADES
 from lightning_advreg.recorded import Recorded
@@ -117,13 +117,11 @@ def _load(helper: nn.Module, path: Path) -> None:
             f"helper_weights: there is no file {str(path)!r}; train the helper without attacks first, and give the "
             "path of its checkpoint."
         )
+    remedy = "save weights with torch.save(helper.state_dict(), path)"
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"helper_weights: {str(path)!r} cannot be read as weights alone; save them with "
-            "torch.save(helper.state_dict(), path)."
-        ) from error
+        stored = read_tensors(path, "file of weights", remedy=remedy)
+    except RefusedFile as error:
+        raise RefusedFile(f"helper_weights: {error}") from error
     state = stored.get("state_dict", stored) if isinstance(stored, Mapping) else None
     if not isinstance(state, Mapping):
         raise ValueError(

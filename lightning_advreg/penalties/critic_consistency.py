@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_advreg.attacks.precision import working_precision
-from lightning_advreg.augmentations import Augmentation
+from lightning_advreg.augmentations import Augmentation, DiscriminatorAugmentation
 from lightning_advreg.penalties.base import Coefficient, as_coefficient
 from lightning_advreg.penalties.critic import CriticPass, CriticPenalty, Which
 
@@ -44,7 +44,7 @@ class Consistency(CriticPenalty):
 
     weight: Coefficient = 10.0
     _: KW_ONLY
-    augmentation: Augmentation | ImageFunction
+    augmentation: DiscriminatorAugmentation | Augmentation | ImageFunction
     balanced: bool = False
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_advreg.files import write_text
 from lightning_advreg.report.ablations import is_ablation, read_ablation
 from lightning_advreg.report.page import report_page
 from lightning_advreg.report.runs import is_run, read_run, short_names
@@ -40,8 +41,7 @@ def main(args: Sequence[str]) -> int:
             title=options.title,
             left_out=[f"Left out: {reason}" for reason in skipped],
         )
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(page, encoding="utf-8")
+        write_text(options.out, page)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     for reason in skipped:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lightning_advreg.files import writing
 from lightning_advreg.reporting.style import DPI, INK, shortened
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def save_figure(figure: "Figure", path: str | PathLike[str]) -> None:
         figure: A matplotlib figure.
         path: The file; its ending names the format, such as png, svg or pdf.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    with writing(path) as draft:
+        figure.savefig(draft, dpi=DPI)
 
 
 def _names(classes: Tensor, class_names: Sequence[str] | None) -> list[str]:

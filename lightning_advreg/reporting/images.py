@@ -1,13 +1,14 @@
 """Pictures as tensors and arrays: grids of images, and PNG files."""
 
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from lightning_advreg.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,5 +92,6 @@ def save_image(picture: Picture, path: str | PathLike[str]) -> None:
         picture: An image of shape ``(1, H, W)`` or ``(3, H, W)``, floating point in [0, 1], or a matplotlib figure.
         path: The file; its ending names the format.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_array(picture)).save(path)
+    image = Image.fromarray(to_array(picture))
+    with writing(path) as draft:
+        image.save(draft)

@@ -249,6 +249,15 @@ def test_an_axis_of_seeds_of_the_data_stays(tmp_path):
     assert seeds == [(1, 4), (1, 5)]
 
 
+def test_a_value_may_name_the_seed(tmp_path):
+    # a file that each seed has of its own, in the first list of changes and in a cell's
+    plan = plan_of(tmp_path, variant("a"), variant("b", **{"data.extra_path": "made_{seed}.npz"}), seeds=(3, 5))
+    of = {(run.cell.name, run.seed): run.config["data"]["init_args"] for run in make_runs(plan, tmp_path / "out")}
+    assert [of["b", seed]["extra_path"] for seed in (3, 5)] == ["made_3.npz", "made_5.npz"]
+    assert [of[name, seed]["seed"] for name in "ab" for seed in (3, 5)] == [3, 5, 3, 5]
+    assert of["a", 3]["extra_path"] is None
+
+
 def test_the_configuration_that_runs_is_the_one_that_was_resolved(tmp_path):
     config = resolve(["--config", str(write_base(tmp_path))])
     path = tmp_path / "resolved.yaml"

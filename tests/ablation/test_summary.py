@@ -13,12 +13,11 @@ from lightning_advreg.ablation.folders import (
     logged,
     prepare,
     set_aside,
-    write_json,
-    write_text,
 )
 from lightning_advreg.ablation.progress import Board
-from lightning_advreg.ablation.results import FAILED, PENDING, main_metrics, write_csv
+from lightning_advreg.ablation.results import FAILED, PENDING, shown_metrics, write_csv
 from lightning_advreg.ablation.summary import summary_markdown, summary_rows, summary_text
+from lightning_advreg.files import write_json, write_text
 
 from .parts import outcome
 
@@ -86,10 +85,23 @@ def test_the_markdown_has_table_and_sentences():
     assert "Holm" in text
 
 
-def test_the_accuracies_of_the_test_are_the_main_metrics():
+def test_the_accuracies_of_the_test_are_the_shown_metrics():
     metrics = {"val__acc": 1, "test__robust_acc__pgd20": 0, "test__acc": 0, "test__loss": 0}
-    assert main_metrics([outcome("a", 0, **metrics)]) == [ACC, ROBUST]
-    assert main_metrics([outcome("a", 0, test__d_real=1, test__d_fake=1)]) == ["test/d_fake", "test/d_real"]
+    assert shown_metrics([outcome("a", 0, **metrics)]) == [ACC, ROBUST]
+    assert shown_metrics([outcome("a", 0, test__d_real=1, test__d_fake=1)]) == ["test/d_fake", "test/d_real"]
+
+
+def test_metrics_are_found_by_the_ends_of_their_names():
+    # the hash in the middle is not known before the run
+    runs = [outcome("a", 0, **{"test/gan/Net-1234/frechet": 1.0, "test/gan/Net-1234/modes": 9.0, "test/d_real": 0.5})]
+    assert shown_metrics(runs) == ["test/gan/Net-1234/frechet", "test/gan/Net-1234/modes"]
+    assert shown_metrics(runs, ["modes", "test/d_real", "recall"]) == [
+        "test/gan/Net-1234/modes",
+        "test/d_real",
+        "recall",
+    ]
+    both = [*runs, outcome("a", 1, **{"test/gan/Other/modes": 9.0})]
+    assert shown_metrics(both, ["modes"]) == ["modes"], "two metrics end so"
 
 
 def test_the_csv_is_tidy(tmp_path):

@@ -23,7 +23,7 @@ def test_progress_is_read_back(tmp_path):
     first = attack_in_stages(model, x, y, STAGES, batch_size=16, checkpoint=tmp_path / "a")
     saved = sorted(path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*.*"))
     assert saved[:4] == ["0_pgd/000000.pt", "0_pgd/000001.pt", "0_pgd/000002.pt", "1_square/000000.pt"]
-    assert "manifest.json" in saved and not any("partial" in name for name in saved)
+    assert "manifest.json" in saved and not any("draft" in name for name in saved)
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
     again = attack_in_stages(model, x, y, STAGES, checkpoint=tmp_path / "a", acceleration=None)

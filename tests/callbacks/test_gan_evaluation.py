@@ -19,6 +19,7 @@ from lightning_advreg.metrics import (
     ClassifierFeatures,
     FrechetDistance,
     InterpolationSmoothness,
+    KernelDistance,
     ModeCount,
     NearestNeighbours,
     PixelFeatures,
@@ -206,9 +207,14 @@ def test_what_is_known_of_real_images_is_kept_in_a_file(tmp_path):
     second = run()
     assert sum(looked) == 50
     assert {k: v for k, v in second.items() if "gan" in k} == {k: v for k, v in first.items() if "gan" in k}
-    # a metric that needs less finds its part
-    metrics = [FrechetDistance()]
-    run()
+    # a metric that needs less finds its part, and another one adds its own
+    kernel = KernelDistance(subsets=2, subset_size=10)
+    for chosen, real in ((metrics[:1], 0), ([kernel], 32), ([*metrics, kernel], 0)):
+        metrics = chosen
+        looked.clear()
+        run()
+        assert sum(looked) == real + 50
+    metrics = metrics[:1]
     with pytest.raises(ValueError, match=r"val_held_out-pixels.npz is of other held_out images than the 32 of this"):
         run(digits(seed=1))
     metrics = [FrechetDistance(), NearestNeighbours()]

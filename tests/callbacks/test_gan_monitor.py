@@ -5,8 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_advreg import GAN
 from lightning_advreg.callbacks import GANMonitor, gan_measurements
 from lightning_advreg.callbacks.convergence_rules import Alarm
 from lightning_advreg.networks import MLPGenerator
@@ -188,6 +191,57 @@ def test_labels_go_to_both_networks():
     assert [name for name, _ in seen] == ["generator", "discriminator", "discriminator"]
     assert all(torch.equal(labels, y) for _, labels in seen)
     assert measured.isfinite().all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the moments at which the host reads a tensor, and would wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_between_looks_nothing_waits_for_the_device():
+    def waits(batches, *callbacks):
+        with Waits() as seen:
+            fitting = trainer(callbacks=list(callbacks), limit_train_batches=batches, limit_val_batches=0)
+            fitting.fit(lively(), datamodule=digits(train_size=400))
+        return seen.count
+
+    extra = [waits(batches, GANMonitor(every_n_batches=1000)) - waits(batches) for batches in (4, 12)]
+    assert extra[0] == extra[1] <= 4
+
+
+class OnlyLogs(GAN):
+    """As a module written elsewhere, whose training step gives nothing."""
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+
+
+def test_losses_of_a_module_that_only_logs_them_are_watched_too():
+    bomb = Bomb(latent_dim=8, image_shape=SHAPE, hidden=(32,))
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    model = OnlyLogs(bomb, discriminator(), generator_optimizer=adam, discriminator_optimizer=adam)
+    with pytest.warns(UserWarning, match="loss of batch 13 was infinite or not a number.*seen after batch 14"):
+        fit(GANMonitor(every_n_batches=5), model)
+
+
+def test_a_step_gives_the_losses_that_it_logs():
+    class See(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            given.append(outputs)
+            logged.append({name: trainer.callback_metrics[name] for name in outputs})
+
+    given, logged = [], []
+    trainer(callbacks=[See()], limit_train_batches=4, limit_val_batches=0).fit(
+        lively(n_critic=2, accumulate_grad_batches=1), datamodule=digits()
+    )
+    assert [sorted(losses) for losses in given] == [["train/d_loss"], ["train/d_loss", "train/g_loss"]] * 2
+    assert given == logged
+    assert not any(loss.requires_grad for losses in given for loss in losses.values())
 
 
 def test_modules_that_are_no_gan_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from lightning_advreg.callbacks.gan_rules import (
     discriminator_overpowering,
     mode_collapse,
     non_finite_gan_loss,
+    non_finite_gan_weights,
     vanishing_generator_gradient,
 )
 
@@ -97,6 +98,33 @@ def test_a_loss_that_is_not_finite_is_named_by_its_batch():
     assert alarm.name == "non_finite_loss"
     assert "loss of batch 7 of process 1 was infinite or not a number" in alarm.message
     assert "(seen after batch 9, at step 60)" in alarm.message
+
+
+@pytest.mark.parametrize(
+    ("alarm", "remedy"),
+    [
+        (
+            mode_collapse(course(diversity=0.1)),
+            "Go back to a checkpoint from before, lower the generator",
+        ),
+        (
+            discriminator_overpowering(course(apart=1.0, d_loss=0.0), EARLY),
+            "Lower its learning rate or its width",
+        ),
+        (
+            vanishing_generator_gradient(course(gradient=0.0), EARLY),
+            "Use the non-saturating or the hinge loss, widen",
+        ),
+        (non_finite_gan_loss(1, 60, batch=7, seen=10), "Go back to a checkpoint from before that batch, and"),
+        (
+            non_finite_gan_weights(1, 60, batch=7),
+            "Go back to an earlier checkpoint, and lower the learning",
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_each_alarm_says_what_to_do(alarm, remedy):
+    assert remedy in alarm.message
 
 
 def test_the_spread_is_the_mean_distance_to_the_nearest():

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import CIFAR10
 
-from lightning_advreg.cli import configs_folder, main
+from lightning_advreg.cli import main
+from lightning_advreg.config_files import configs_folder
 
 from ..data.sources import trust_cifar, write_cifar, write_idx
 

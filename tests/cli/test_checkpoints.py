@@ -60,11 +60,6 @@ def test_checkpoints_are_loaded_safely_without_a_flag(checkpoint, command, caplo
     assert (root("digits_regularized") / command / "results.json").is_file()
 
 
-def test_the_flag_for_less_safety_remains(checkpoint):
-    cli = run("test", "digits_regularized", "--ckpt_path", str(checkpoint), "--weights_only", "false")
-    assert cli.config["test"]["weights_only"] is False
-
-
 @pytest.mark.parametrize("command", ["fit", "test", "validate"])
 def test_a_checkpoint_of_another_class_is_refused(checkpoint, command, capsys):
     message = refused(capsys, command, "--config", "quickstart", *SHORT, "--ckpt_path", str(checkpoint))

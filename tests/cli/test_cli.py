@@ -9,7 +9,8 @@ import yaml
 
 from lightning_advreg import RegularizedClassifier, __version__
 from lightning_advreg.attacks import PGD
-from lightning_advreg.cli import configs_folder, find_configs, main
+from lightning_advreg.cli import main
+from lightning_advreg.config_files import configs_folder, find_configs
 from lightning_advreg.constraints import MaxNorm
 from lightning_advreg.penalties import L2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_advreg.cli import configs_folder
+from lightning_advreg.config_files import configs_folder
 
 from .runs import CONFIGS, RUNS, root, run, write_data
 
@@ -17,6 +17,7 @@ SMALLER = {
     # compiling would take longer than all other configurations together; tests/modules/test_engine_compile.py does it
     "cifar10_linf_speedrun": ["--model.init_args.network.init_args.width", "4", "--model.engine.compile", "false"],
     "cifar10_regularized_resnet18": ["--model.init_args.network.init_args.width", "4"],
+    "mnist_gan_few_images": ["--data.init_args.train_size", "40", "--trainer.check_val_every_n_epoch", "1"],
     "mnist_regularized": ["--data.init_args.train_size", "40"],
 }
 
@@ -87,7 +88,8 @@ def test_a_picture_is_left(tmp_path, monkeypatch):
 
 
 def test_overlays_are_no_runs_of_their_own():
-    ablations, evaluations = ["cifar10_norms", "digits", "mnist"], ["autoattack", "autoattack_fast", "gan"]
+    ablations = ["cifar10_norms", "digits", "mnist", "mnist_gan", "mnist_gan_extra"]
+    evaluations = ["autoattack", "autoattack_fast", "gan"]
     overlays = [f"ablations/{name}" for name in ablations] + [f"eval/{name}" for name in evaluations]
     scaling = [f"scaling/{name}" for name in ("eight_gpus", "one_gpu", "slurm", "torchrun", "two_nodes")]
     assert [name for name in CONFIGS if "/" in name] == [*overlays, "logger/wandb", *scaling]

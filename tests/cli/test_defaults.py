@@ -15,7 +15,8 @@ import yaml
 
 import lightning_advreg
 from lightning_advreg.attacks import Acceleration
-from lightning_advreg.cli import configs_folder, main
+from lightning_advreg.cli import main
+from lightning_advreg.config_files import configs_folder
 from lightning_advreg.modules import Engine
 
 from .runs import RUNS

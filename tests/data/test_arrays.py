@@ -77,7 +77,7 @@ def test_array_file_that_appears_later(tmp_path):
         ),
         ({"y_train": np.arange(20) - 1}, r"labels of the training set go from -1 to 18, but must lie in \[0, 19\)"),
         ({"x_train": np.full((20, 8, 9, 3), 1.5)}, r"x_train must lie in \[0, 1\], got 1.5 to 1.5; divide by 255"),
-        ({"x_train": np.full((20, 8, 9, 3), np.nan)}, r"x_train must lie in \[0, 1\], got nan"),
+        ({"x_train": np.full((20, 8, 9, 3), np.nan)}, r"x_train must lie in \[0, 1\], but 20 of 20 .* NaN"),
         ({"x_train": np.zeros((20, 8, 9, 3), np.int64)}, "x_train must be uint8, or floating point .*, got int64"),
         ({"x_train": pixels(20, 3, 9, 3)}, "may be channels first or channels last"),
         ({"x_train": pixels(20, 8, 9, 4)}, "x_train of shape .* is none of these"),

@@ -157,8 +157,22 @@ def test_stale_foreign_and_damaged_files_are_refused(tmp_path):
         file.load([FrechetDistance()])
 
 
-def test_a_file_that_is_missing_or_knows_too_little_is_made_anew(tmp_path):
+def test_metrics_add_what_they_know_to_the_file_of_others(tmp_path):
     file = saved(tmp_path)
     assert file.load([KernelDistance()]) is None
+    kernel = KernelDistance()
+    update(kernel, slice(None))
+    file.save([kernel], {"held_out": [40, 7], "train": [50, 1]})
+    frechet = FrechetDistance()
+    update(frechet, slice(None))
+    first, second = FrechetDistance(), KernelDistance()
+    assert file.load([first, second]) == {"held_out": [40, 7], "train": [50, 1]}
+    for written, read in ((frechet, first), (kernel, second)):
+        assert written.reference()
+        for name, value in written.reference().items():
+            torch.testing.assert_close(read.reference()[name], value)
+    with pytest.raises(ValueError, match=r"MNIST-val-net-1.npz is of other held_out images than the 40 of this run"):
+        file.save([FrechetDistance()], {"held_out": [40, 8]})
+    assert file.load([FrechetDistance(), KernelDistance()]) is not None
     assert ReferenceFile(tmp_path, "MNIST", "test", "net-1").load([FrechetDistance()]) is None
     assert [path.name for path in tmp_path.iterdir()] == ["MNIST-val-net-1.npz"]

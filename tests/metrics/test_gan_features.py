@@ -74,7 +74,7 @@ def test_from_a_checkpoint(tmp_path):
     extractor = ClassifierFeatures(tmp_path / "classifier.ckpt")
     assert extractor.name == ClassifierFeatures(module.network).name == ClassifierFeatures(module).name
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"other.ckpt is not a checkpoint of a classifier of this library"):
+    with pytest.raises(ValueError, match=r"other.ckpt is no checkpoint of Lightning: it lacks"):
         ClassifierFeatures(tmp_path / "other.ckpt")
     trainer.strategy.connect(gan())
     trainer.save_checkpoint(tmp_path / "gan.ckpt", weights_only=True)

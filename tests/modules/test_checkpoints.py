@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_library_is_refused_too(tmp_path):
     fitting.save_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
     with pytest.raises(ValueError, match=r"does not say how to build generator and discriminator.*generator=\.\.\."):
         GAN.load_from_checkpoint(tmp_path / "plain.ckpt")
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(RuntimeError, match="these weights do not fit GAN: it lacks"):
         trainer().test(gan(), datamodule=digits(), ckpt_path=tmp_path / "plain.ckpt", weights_only=True)
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg import GAN
 from lightning_advreg.constraints import Budget
+from lightning_advreg.modules.gan_checks import refuse_trainer_settings
 
 from .parts import SHAPE, digits, discriminator, gan, plain_gan, trainer
 
@@ -98,3 +100,12 @@ def test_a_column_of_logits_will_do():
 def test_an_exceeded_budget_names_the_network(name):
     with pytest.raises(ValueError, match=f"{name} exceeds its budget: .* parameters used, 10 allowed"):
         gan(**{f"{name}_constraints": [Budget(parameters=10)]})
+
+
+def test_processes_that_would_wait_for_the_other_network_are_refused():
+    # without a second process: what PyTorch says of it there comes after training has begun, and names no remedy
+    settings = {"accelerator": "cpu", "devices": 2, "logger": False, "enable_checkpointing": False}
+    with pytest.raises(ValueError, match=r"gradients of both; set strategy='ddp_find_unused_parameters_true'"):
+        refuse_trainer_settings(Trainer(strategy="ddp", **settings))
+    refuse_trainer_settings(Trainer(strategy="ddp_find_unused_parameters_true", **settings))
+    refuse_trainer_settings(Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False))

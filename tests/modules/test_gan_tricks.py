@@ -1,14 +1,17 @@
 """What can be switched on in the steps of the GAN."""
 
+import copy
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_advreg.objectives import RpGAN
-from lightning_advreg.penalties import R1, GradientPenalty, LeCam
+from lightning_advreg.penalties import R1, ActivityL1, GradientPenalty, LeCam
 from lightning_advreg.schedules import Ramp
 
 from .gan_parts import ConditionalGenerator, SplitDiscriminator, conditional_gan, labelled
@@ -206,6 +209,8 @@ def test_settings_of_the_trainer_that_have_no_effect_name_those_of_the_module(se
 def test_standing_statistics_are_those_of_many_batches_of_the_average():
     model = conditional_gan(generator=ConditionalGenerator(batch_norm=True), standing_statistics=200)
     fit(model)
+    # what was there before counts for nothing
+    model.generator_ema.norm.running_mean.fill_(100.0)
     state = torch.get_rng_state()
     first = model.sample(model.fixed_latent, model.fixed_labels)
     norm, net = model.generator_ema.norm, model.generator_ema
@@ -277,3 +282,46 @@ def test_bad_numbers_are_refused(name):
     value, message = BAD[name]
     with pytest.raises(ValueError, match=f"{name} must be {message}"):
         plain_gan(**{name: value})
+
+
+def test_reused_images_are_the_loop_that_people_write():
+    """Both steps of a batch see one set of images, from one pass of the generator."""
+    torch.manual_seed(0)
+    model = plain_gan(reuse_generated=True, discriminator_optimizer=SGD, generator_optimizer=SGD)
+    net_g, net_d = copy.deepcopy(model.generator), copy.deepcopy(model.discriminator)
+    batches = [x for x, _ in DataLoader(TensorDataset(torch.rand(16, *SHAPE), torch.zeros(16)), batch_size=8)]
+    passes, given = [], []
+    model.generator.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    model.noise = lambda count: given.append(torch.randn(count, 4)) or given[-1]
+    data = DataLoader(TensorDataset(torch.cat(batches), torch.zeros(16)), batch_size=8)
+    trainer(limit_val_batches=0).fit(model, data)
+    # the first is of the check of the batch
+    assert passes[1:] == [True, True]
+    steps = [SGD(net.parameters()) for net in (net_d, net_g)]
+    for x, z in zip(batches, given[1:], strict=True):
+        fake = net_g(z)
+        steps[0].zero_grad()
+        (F.softplus(-net_d(x)).mean() + F.softplus(net_d(fake.detach())).mean()).backward()
+        steps[0].step()
+        steps[1].zero_grad()
+        F.softplus(-net_d(fake)).mean().backward()
+        steps[1].step()
+    for net, own in ((net_g, model.generator), (net_d, model.discriminator)):
+        for one, other in zip(net.parameters(), own.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_reused_images_are_those_of_the_last_of_several_discriminator_steps():
+    model = plain_gan(reuse_generated=True, n_critic=2)
+    passes = []
+    model.generator.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    fit_gan(model, batches=4)
+    assert passes[1:] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"accumulate_grad_batches": 2}, {"generator_penalties": [ActivityL1(1e-3, layers=["layers"])]}]
+)
+def test_images_are_not_reused_where_a_pass_of_their_own_is_needed(settings):
+    with pytest.raises(ValueError, match="reuse_generated=True keeps the images of one batch alone"):
+        plain_gan(reuse_generated=True, **settings)

@@ -292,6 +292,15 @@ def test_mlp_batch_norm_keeps_the_default_eps():
     assert [(m.num_features, m.eps, m.momentum) for m in norms] == [(n, 1e-5, 0.1) for n in (256, 512, 1024)]
 
 
+def test_batch_norm_of_maps_keeps_the_default_eps_too():
+    networks = [DCGANGenerator(), DCGANDiscriminator(), SNGANGenerator(width=16), SNGANResNetGenerator(width=8)]
+    networks += [DCGANGenerator(num_classes=3, conditioning="batch_norm")]
+    for network in networks:
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms
+        assert {(m.eps, m.momentum) for m in norms} == {(1e-5, 0.1)}
+
+
 def test_dcgan_starts_as_published():
     for network in (DCGANGenerator(image_shape=(3, 32, 32)), DCGANDiscriminator((3, 32, 32))):
         convs = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]

@@ -154,14 +154,37 @@ def test_the_resnet_starts_as_published():
     ids=lambda b: b.__name__,
 )
 def test_sizes_must_fit(build):
-    for shape in ((3, 28, 28), (1, 8, 8), (3, 32, 36)):
-        with pytest.raises(ValueError, match=r"multiples of 8, 16 or more, such as 32 or 48; got \(.*Pad or resize"):
+    for shape in ((3, 30, 30), (1, 12, 12), (3, 32, 34)):
+        with pytest.raises(ValueError, match=r"multiples of 4, 16 or more, such as 28, 32 or 48; got \(.*Pad or"):
             build(image_shape=shape, width=8)
     with pytest.raises(ValueError, match="width must be an integer of at least 1, got 0"):
         build(width=0)
     wide = build(image_shape=(1, 16, 24), width=8)
     given = torch.randn(2, 128) if hasattr(wide, "latent_dim") else torch.rand(2, 1, 16, 24)
     assert wide(given).shape == ((2, 1, 16, 24) if hasattr(wide, "latent_dim") else (2,))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 20, 32)])
+def test_sides_such_as_28_have_one_stage_fewer(shape):
+    sides = [(shape[1] // n, shape[2] // n) for n in (4, 2, 1)]
+    z, x = torch.randn(2, 128), torch.rand(2, *shape)
+
+    def seen(network, given):
+        found = []
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_hook(lambda _, __, y: found.append((y.shape[1], tuple(y.shape[2:]))))
+        return network(given), found
+
+    images, found = seen(SNGANGenerator(image_shape=shape, width=32), z)
+    assert images.shape == x.shape
+    assert found == [(16, sides[1]), (8, sides[2]), (1, sides[2])]
+    logits, found = seen(SNGANDiscriminator(image_shape=shape, width=32), x)
+    assert logits.shape == (2,)
+    assert found == [(8, sides[2]), (8, sides[1]), (16, sides[1]), (16, sides[0]), (32, sides[0])]
+    generator = SNGANResNetGenerator(image_shape=shape, width=8)
+    assert generator(z).shape == x.shape and len(generator.blocks) == 2
+    assert SNGANResNetDiscriminator(image_shape=shape, width=8)(x).shape == (2,)
 
 
 @pytest.mark.parametrize("build", [SNGANGenerator, SNGANDiscriminator])

@@ -264,6 +264,16 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
+def test_defaults_are_those_of_the_papers():
+    weights = [p.weight for p in (GradientPenalty(), DRAGAN(), Consistency(augmentation=torch.clone), LeCam())]
+    assert weights == [10.0, 10.0, 10.0, 0.3]
+    assert (LeCam().decay, LeCam().start_step) == (0.99, 1000)
+    assert (R1().gamma, R2().gamma, R1().every) == (10.0, 10.0, 1)
+    # what R1 advises to Adam when it is computed lazily
+    advised = ", ".join(f"{0.5 ** (16 / 17):.3f} {0.999 ** (16 / 17):.5f}".split())
+    assert f"({advised})" in R1.__doc__
+
+
 def test_a_critic_penalty_of_ones_own():
     class Drift(CriticPenalty):
         weight = 0.5

@@ -206,5 +206,5 @@ def test_a_checkpoint_with_the_state_of_a_penalty_loads_without_the_penalty(tmp_
     before = saved([L2SP(0.1)], tmp_path)
     model = RegularizedClassifier.load_from_checkpoint(tmp_path / "last.ckpt", penalties=[])
     assert torch.equal(model.network.features[0].weight, before.network.features[0].weight)
-    with pytest.raises(RuntimeError, match="size mismatch for network"):
+    with pytest.raises(RuntimeError, match=r"network.features.0.weight is \(4, 1, 4, 4\) instead of \(2, 1, 4, 4\)"):
         RegularizedClassifier.load_from_checkpoint(tmp_path / "last.ckpt", penalties=[], network=conv(width=2))
