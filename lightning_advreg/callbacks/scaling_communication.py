@@ -40,7 +40,8 @@ class Waiting:
             self.unmeasured = "the strategy is not DDP"
             return
         try:
-            ddp.register_comm_hook(None, self._hook)
+            # DDP reads the annotations of a hook, and takes GradBucket alone, which builds without distribution lack
+            ddp.register_comm_hook(None, lambda state, bucket: self._hook(bucket))
         except RuntimeError as error:
             # DDP takes one hook, and this run has one of its own, such as that of PowerSGD
             self.unmeasured = str(error).splitlines()[0]
@@ -57,7 +58,7 @@ class Waiting:
         self._seconds, self._calls, self._events = 0.0, 0, []
         return seconds
 
-    def _hook(self, state: object, bucket: Any) -> torch.futures.Future[Tensor]:  # noqa: ANN401 a GradBucket
+    def _hook(self, bucket: Any) -> torch.futures.Future[Tensor]:  # noqa: ANN401 a GradBucket
         gradients: Tensor = bucket.buffer()
         ready = self._ready(gradients) if bucket.is_last() else None
         # as DDP does without a hook: a product, where a division would round otherwise

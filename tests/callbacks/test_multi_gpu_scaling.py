@@ -132,11 +132,11 @@ def test_warm_up_goes_from_the_rate_of_one_process_in_a_line(name, warmup, tmp_p
     shares = [0.25, 0.4375, 0.625, 0.8125, 1, 1]
     expected = [rate * share for rate, share in zip(plain.optimizer.rates, shares, strict=True)]
     whole = Scheduled(SCHEDULERS[name], 0.1, "step")
-    saved = ModelCheckpoint(tmp_path, filename="first", save_top_k=-1, every_n_epochs=1)
+    saved = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     fit(tmp_path, whole, MultiGPUScaling("linear", **warmup), saved, enable_checkpointing=True)
     assert whole.optimizer.rates == pytest.approx(expected, rel=1e-12)
     again = Scheduled(SCHEDULERS[name], 0.1, "step")
-    fit(tmp_path, again, MultiGPUScaling("linear", **warmup), ckpt_path=tmp_path / "first.ckpt")
+    fit(tmp_path, again, MultiGPUScaling("linear", **warmup), ckpt_path=tmp_path / "epoch=0.ckpt")
     assert again.optimizer.rates == pytest.approx(expected[3:], rel=1e-12)
     # what the scheduler left is there again after the step
     assert plain.optimizer.param_groups[0]["lr"] == pytest.approx(again.optimizer.param_groups[0]["lr"])

@@ -28,7 +28,8 @@ def results(request, factory, group):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             folder.mkdir()
-            asking = {item.module.__name__ for item in request.session.items if group in item.fixturenames}
+            modules = {item.module for item in request.session.items if hasattr(item, "module")}
+            asking = {module.__name__ for module in modules if hasattr(module, f"in_{group}")}
             launch(folder, group, sorted(asking))
     finished = folder / "finished"
     assert finished.exists(), (folder / "stderr").read_text()[-4000:]
