@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_advreg.data.seeding import seeded_generator
+
 _PLAIN = {kind.forward for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)}
 
 
@@ -107,7 +109,8 @@ def draw_apart(rank: int) -> None:
         rank: The process; the first one goes on as it is.
     """
     if rank > 0:
-        seed = (torch.initial_seed() + rank) % 2**63
+        # hashed, so that the second process of seed 0 is not the first one of seed 1
+        seed = seeded_generator(torch.initial_seed() % 2**63, rank).initial_seed()
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)

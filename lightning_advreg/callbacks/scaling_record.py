@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from lightning_advreg.callbacks.scaling_clock import Speed
 from lightning_advreg.callbacks.scaling_communication import MEASURED
+from lightning_advreg.files import write_json
 
 FILE = "scaling.json"
 """The name of the file in the folder of a run."""
@@ -133,12 +133,15 @@ def record_of(
 
 
 def write_record(path: Path, record: ScalingRecord, single: ScalingRecord | None = None) -> None:
-    """Write a record, and its efficiency where it can be compared; the file is whole at any moment.
+    """Write a record, and its efficiency where it can be compared, as a whole or not at all.
 
     Args:
         path: The file; its folder is made.
         record: What to write.
         single: The run on one process that it is compared with, or None.
+
+    Raises:
+        OSError: If it cannot be written; the file that was there is as it was.
     """
     content: dict[str, Any] = dataclasses.asdict(record)
     if record.lost_in_communication is not None:
@@ -148,10 +151,7 @@ def write_record(path: Path, record: ScalingRecord, single: ScalingRecord | None
         content["compared_with"] = dataclasses.asdict(single)
         content["differences"] = differences
         content["efficiency"] = None if differences else record.efficiency(single)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    write_json(path, content, allow_nan=False)
 
 
 def read_record(path: Path) -> ScalingRecord:

@@ -43,6 +43,10 @@ def plain(value):
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
+# a curve of three budgets, on the network itself
+FEW = {"curve_eps": [0, 0.03, 0.06], "masking": False, "examples": 0, "acceleration": None, "progress": False}
+
+
 class Logged(Callback):
     def __init__(self):
         self.metrics = {}
@@ -60,7 +64,7 @@ def learnt():
     network, data = conv(dropout=0.0), digits(train_size=400)
     data.setup("fit")
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(3):
+    for _ in range(8):
         for x, y in data.train_dataloader():
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(x), y).backward()
@@ -79,8 +83,8 @@ def evaluated(folder, kind, **settings):
         model, callbacks = gan(), [GANEvaluation(features, figures, **options)]
     else:
         model = adversarial(network=learnt())
-        attacks = {"fgsm": FGSM(eps=0.05), "pgd": PGD(eps=0.05, step_size=0.02, random_start=False)}
-        evaluation = RobustEvaluation(attacks, max_samples=IMAGES, batch_size=4, examples=0)
+        attacks = {"fgsm": FGSM(eps=0.05), "pgd": PGD(eps=0.08, step_size=0.03, random_start=False)}
+        evaluation = RobustEvaluation(attacks, max_samples=IMAGES, batch_size=4, **FEW)
         callbacks = [RobustAccuracy({"alone": FGSM(eps=0.03)}), evaluation]
     run = trainer(callbacks=[*callbacks, logged], default_root_dir=folder / kind, **settings)
     run.validate(model, datamodule=data, verbose=False)
@@ -186,7 +190,8 @@ def test_metrics_count_every_image_once(group, alone):
         for name in test_contract.METRICS:
             key = f"images {name}"
             # counts and their quotients to the last digit; sizes are sums of floats, in another order
-            assert each[key] == pytest.approx(expected[key], rel=1e-6 if name == "size" else 0, abs=0, nan_ok=True), key
+            rounded = name in ("mean", "size")
+            assert each[key] == pytest.approx(expected[key], rel=1e-6 if rounded else 0, abs=0, nan_ok=True), key
         for name in test_gan_contract.METRICS:
             key = f"generated {name}"
             assert each[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-6, nan_ok=True), key
@@ -201,7 +206,10 @@ def test_robust_accuracy_curve_and_distances_are_those_of_one_process(kind, grou
         assert 0 < figures["val/robust_acc/alone"] < figures["val/acc"] < 1
     assert len(shared(group, "metrics")) in (2, 4)
     for found, written in (each[kind] for each in shared(group, "metrics")):
-        assert found == pytest.approx(figures, rel=1e-5, abs=1e-6, nan_ok=True)
+        assert found.keys() == figures.keys()
+        # that of generated images is of noise, which each process draws for itself
+        equal = [name for name in figures if not name.endswith("d_fake")]
+        assert [found[name] for name in equal] == pytest.approx([figures[name] for name in equal], rel=1e-5, abs=1e-6)
         assert {name: found[name] for name in found if "robust_acc" in name} == {
             name: figures[name] for name in figures if "robust_acc" in name
         }
