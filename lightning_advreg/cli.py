@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,16 +19,19 @@ import lightning_advreg.data
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
-from lightning_advreg.callbacks import Continuation, FiniteTraining, SampleFile
+from lightning_advreg.callbacks import Continuation, ExactResume, FiniteTraining, SampleFile
 from lightning_advreg.config_files import find_configs
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
 from lightning_advreg.files.checkpoint_io import with_safe_checkpoints
 from lightning_advreg.files.checkpoints import ADD_SAFE, names_a_file
 from lightning_advreg.files.configs import check_configs
+from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
+from lightning_advreg.metrics_file import RunLogger
 from lightning_advreg.parsing import explain_errors
-from lightning_advreg.run_folder import file_logger, set_aside, take
+from lightning_advreg.resuming import resumed, to_continue
+from lightning_advreg.run_folder import set_aside, take
 
 
 class SaveConfig(SaveConfigCallback):
@@ -85,7 +88,7 @@ class RunFolderCLI(LightningCLI):
             if subcommand == "fit" and not self.config[subcommand].get("ckpt_path"):
                 # a new run beside an old last.ckpt would call its own last-v1.ckpt, and `test` would take the old one
                 set_aside(Path(root) / "checkpoints")
-            kwargs["logger"] = [file_logger(Path(root), subcommand), *_loggers(given)]
+            kwargs["logger"] = [RunLogger(Path(root), subcommand), *_loggers(given)]
         kwargs["plugins"] = with_safe_checkpoints(settings)
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
@@ -93,8 +96,16 @@ class RunFolderCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Write ``environment.json``."""
+        """Write ``environment.json``, and see to it that a run that is killed can go on."""
         self._record_start()
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        saves = self._get(self.config_init, "trainer", default={}).get("enable_checkpointing") is not False
+        if saves and not any(isinstance(callback, ExactResume) for callback in callbacks):
+            # where it cannot work and nobody has asked for it, the run goes without
+            with suppress(ValueError):
+                exact_resume = ExactResume()
+                exact_resume.check(self.trainer)
+                callbacks.append(exact_resume)
 
     def before_test(self) -> None:
         """Write ``environment.json``."""
@@ -135,6 +146,8 @@ class RunFolderCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
         settings = self.config.get(subcommand) if subcommand else None
+        if settings and subcommand == "fit" and settings.get("ckpt_path") == "resume":
+            settings["ckpt_path"] = to_continue(settings["trainer"])
         path = settings.get("ckpt_path") if settings else None
         if settings and path and names_a_file(path):
             try:
@@ -191,7 +204,8 @@ class RunFolderCLI(LightningCLI):
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        write_json(Path(folder) / "results.json", results)
+        with outlasting(Path(folder) / "results.json"):
+            write_json(Path(folder) / "results.json", results)
 
     @rank_zero_only
     def _say_where(self) -> None:
@@ -221,7 +235,7 @@ def main(args: ArgsType = None) -> RunFolderCLI | None:
         try:
             arguments, packages = take_packages(arguments)
             restrict_imports(packages)
-            arguments = check_configs(find_configs(arguments))
+            arguments = check_configs(find_configs(resumed(arguments)))
         except (ValueError, OSError) as error:
             sys.exit(f"lightning-advreg: error: {error}")
     if args is None:

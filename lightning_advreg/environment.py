@@ -13,6 +13,7 @@ import torch
 
 from lightning_advreg import __version__
 from lightning_advreg.files import write_json
+from lightning_advreg.files.outlasting import outlasting
 
 FILE = "environment.json"
 """The name of the file."""
@@ -91,7 +92,8 @@ def _starts(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, starts: list[dict[str, Any]]) -> None:
-    write_json(path, {"starts": starts})
+    with outlasting(path):
+        write_json(path, {"starts": starts})
 
 
 def _now() -> str:

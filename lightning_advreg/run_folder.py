@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 LOCK = ".lock"
@@ -111,19 +110,6 @@ def take(folder: Path, until: ExitStack) -> None:
         until.enter_context(held(folder))
     except (PermissionError, RuntimeError) as error:
         sys.exit(f"lightning-advreg: {error}")
-
-
-def file_logger(root: Path, subcommand: str) -> CSVLogger:
-    """Give the logger that writes ``metrics.csv``, with the file of an earlier run set aside.
-
-    Args:
-        root: The run's folder.
-        subcommand: What is done there; all but ``fit`` have a folder of their name inside.
-    """
-    name = "" if subcommand == "fit" else subcommand
-    set_aside(root / name / "metrics.csv")
-    # at once, so that a run that is killed and goes on leaves no gap
-    return CSVLogger(save_dir=str(root), name=name, version="", flush_logs_every_n_steps=1)
 
 
 @rank_zero_only

@@ -7,6 +7,7 @@ from lightning_advreg.callbacks.batch_augmentation import BatchAugmentation
 from lightning_advreg.callbacks.continuation import Continuation
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
 from lightning_advreg.callbacks.dropout_ablation import DropoutAblation
+from lightning_advreg.callbacks.exact_resume import ExactResume
 from lightning_advreg.callbacks.finite_training import FiniteTraining
 from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
 from lightning_advreg.callbacks.gan_monitor import GANMonitor
@@ -30,6 +31,7 @@ __all__ = [
     "Continuation",
     "ConvergenceMonitor",
     "DropoutAblation",
+    "ExactResume",
     "FiniteTraining",
     "GANEvaluation",
     "GANMonitor",

@@ -1,6 +1,7 @@
 """A run that breaks off says how to continue it."""
 
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_advreg.callbacks.exact_resume import ExactResume
 from lightning_advreg.files import write_text
 
 FILE = "how_to_continue.txt"
@@ -21,7 +24,7 @@ _MEMORY = (
 
 
 class Continuation(Callback):
-    """Write ``how_to_continue.txt`` into the run folder when training breaks off, by Ctrl-C or by an error.
+    """Write ``how_to_continue.txt`` into the run folder when training breaks off, by Ctrl-C, a signal or an error.
 
     The file says what happened, which checkpoint is the last one and at which command training goes on from there. The
     same is said on the screen. A run that starts removes the file of an earlier one. The command line adds this
@@ -42,6 +45,9 @@ class Continuation(Callback):
 
     def next_command(self, checkpoint: Path | None) -> str:
         """Give the command that goes on from a checkpoint; from the start where there is none."""
+        if any(argument.partition("=")[0] == "--resume" for argument in self.command):
+            # it finds the newest one itself
+            return shlex.join(["lightning-advreg", *self.command])
         kept: list[str] = []
         arguments = iter(self.command)
         for argument in arguments:
@@ -76,10 +82,8 @@ class Continuation(Callback):
         rank_zero_info(text.rstrip())
 
     def _text(self, trainer: pl.Trainer, exception: BaseException) -> str:
-        interrupted = isinstance(exception, KeyboardInterrupt)
-        name = type(exception).__name__
-        why = "by Ctrl-C" if interrupted else f"by {name}: {next(iter(str(exception).splitlines()), '')}".rstrip(": ")
-        lines = [f"Training was ended in epoch {trainer.current_epoch}, at step {trainer.global_step}, {why}"]
+        reached = f"in epoch {trainer.current_epoch}, at step {trainer.global_step}"
+        lines = [f"Training was ended {reached}, by {_what(exception)}"]
         if isinstance(exception, torch.OutOfMemoryError):
             lines.append(_MEMORY)
         checkpoint = newest_checkpoint(trainer)
@@ -90,8 +94,18 @@ class Continuation(Callback):
         return "\n".join([*lines, f"  {self.next_command(checkpoint)}"]) + "\n"
 
 
+def _what(exception: BaseException) -> str:
+    if isinstance(exception, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(exception, SIGTERMException):
+        # ExactResume gives the status of a process that the signal has killed; Lightning gives none
+        number = exception.code - 128 if isinstance(exception.code, int) else signal.SIGTERM
+        return signal.Signals(number).name
+    return f"{type(exception).__name__}: {next(iter(str(exception).splitlines()), '')}".rstrip(": ")
+
+
 def newest_checkpoint(trainer: pl.Trainer) -> Path | None:
-    """Find the newest checkpoint in the folders that a Trainer's ``ModelCheckpoint`` callbacks write to.
+    """Find the newest checkpoint that a Trainer's ``ModelCheckpoint`` callbacks and its ``ExactResume`` have written.
 
     Args:
         trainer: The Trainer.
@@ -102,4 +116,7 @@ def newest_checkpoint(trainer: pl.Trainer) -> Path | None:
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     folders = {Path(callback.dirpath) for callback in callbacks if callback.dirpath}
     found = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
+    all_callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    exact = (callback.path(trainer) for callback in all_callbacks if isinstance(callback, ExactResume))
+    found += [path for path in exact if path.is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime, path.name == "last.ckpt"), default=None)

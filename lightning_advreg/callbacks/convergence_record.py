@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 
 from lightning_advreg.callbacks.convergence_rules import Alarm
 from lightning_advreg.files import write_json
+from lightning_advreg.files.outlasting import outlasting
 
 
 def write_alarms(trainer: pl.Trainer, alarms: Sequence[Alarm], stop_reason: str | None) -> None:
@@ -26,4 +27,6 @@ def write_alarms(trainer: pl.Trainer, alarms: Sequence[Alarm], stop_reason: str 
     if folder is None or unwanted or not trainer.is_global_zero:
         return
     content = {"alarms": [dataclasses.asdict(alarm) for alarm in alarms], "stop_reason": stop_reason}
-    write_json(Path(folder) / "alarms.json", content)
+    path = Path(folder) / "alarms.json"
+    with outlasting(path):
+        write_json(path, content)

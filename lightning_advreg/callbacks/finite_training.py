@@ -17,6 +17,7 @@ from lightning_advreg.callbacks.continuation import newest_checkpoint
 from lightning_advreg.callbacks.convergence_measurements import loss_of
 from lightning_advreg.callbacks.schedule import check_positive
 from lightning_advreg.files import writing
+from lightning_advreg.files.outlasting import outlasting
 
 FILE = "bad_batch.pt"
 """The name of the file in the run folder."""
@@ -180,7 +181,7 @@ class FiniteTraining(Callback):
                 "epoch": trainer.current_epoch,
                 "global_step": trainer.global_step,
             }
-            with writing(path) as draft:
+            with outlasting(path), writing(path) as draft:
                 torch.save(content, draft)
             self._bad += f' The batch is in {path}: torch.load("{path}", weights_only=True).'
         warnings.warn(self._bad, stacklevel=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.reporting.images import Picture, save_image, to_array
 
 
@@ -48,4 +49,6 @@ def log_image(trainer: pl.Trainer, name: str, image: Picture, *, step: int, capt
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, array, step, dataformats="HWC")
     file_name = re.sub(r"[^\w.-]", "_", name)
-    save_image(image, Path(folder, "images", f"{file_name}_{step:06d}.png"))
+    path = Path(folder, "images", f"{file_name}_{step:06d}.png")
+    with outlasting(path):
+        save_image(image, path)

@@ -32,6 +32,7 @@ from lightning_advreg.data.share import shares
 from lightning_advreg.evaluation import CurveSettings, Rate, RobustnessReport, evaluate_robustness
 from lightning_advreg.evaluation.attacks import budget_of, budget_to_look_at, named_attacks
 from lightning_advreg.files import write_json
+from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.metrics.worst_case import WORST_CASE
 from lightning_advreg.values import Number, to_float
 
@@ -280,4 +281,5 @@ def _logged(report: RobustnessReport) -> dict[str, Rate]:
 
 def _write(folder: Path, name: str, report: RobustnessReport) -> None:
     for path, content in ((f"{name}.json", report.as_dict()), (f"{name}_timings.json", report.timings())):
-        write_json(folder / path, content, allow_nan=False)
+        with outlasting(folder / path):
+            write_json(folder / path, content, allow_nan=False)

@@ -1,6 +1,5 @@
 """Checkpoints that a full disk does not destroy, and that run nothing when they are loaded."""
 
-import errno
 import io
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,12 +17,7 @@ from typing_extensions import override
 
 from lightning_advreg.files.atomic import clear_drafts, writing
 from lightning_advreg.files.checkpoints import read_checkpoint
-
-_SURVIVED = frozenset(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT")
-    if hasattr(errno, name)
-)
+from lightning_advreg.files.outlasting import SURVIVED
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -89,7 +83,7 @@ class SafeCheckpointIO(CheckpointIO):
                 torch.save(checkpoint, cast(IO[bytes], file))
                 file.settle()
         except OSError as error:
-            if error.errno not in _SURVIVED:
+            if error.errno not in SURVIVED:
                 raise
             self._fail(path, error)
         else:

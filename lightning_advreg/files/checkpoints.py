@@ -34,11 +34,12 @@ _PARTS: dict[str, tuple[type, ...]] = {
     "optimizer_states": (list,),
     "lr_schedulers": (list,),
     KEY: (Mapping,),
+    "exact_resume": (Mapping,),
 }
 _OURS: dict[str, tuple[type, ...]] = {
     "class": (str,),
     "version": (str,),
-    "random_state": (torch.Tensor,),
+    "random_state": (Mapping, torch.Tensor),
     "left_out": (list, tuple),
     "changes": (Mapping,),
 }

@@ -18,6 +18,7 @@ from lightning_advreg.files.packages import check_class_paths
 from lightning_advreg.modules.hyperparameters import class_path, describe_all
 from lightning_advreg.networks.changes import changes_in, note_changes, noted_changes
 from lightning_advreg.networks.norm_surgery import replace_norms_
+from lightning_advreg.random_state import random_state, set_random_state
 from lightning_advreg.recorded import Recorded
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class CheckpointedModule(Recorded, LightningModule):
       Python, so that ``torch.load(weights_only=True)`` reads them and ``load_from_checkpoint`` rebuilds the module. An
       argument that plain values cannot describe, such as a network of the user's own, is left out, and is asked for
       when the checkpoint is loaded; one that has a default, such as an optimizer, is named in a warning.
-    - The state of the random generator is stored, and restored when training continues (in one process).
+    - The state of the random generators is stored, and restored when training continues (in one process; the callback
+      ``ExactResume`` keeps that of every process).
     - A checkpoint of another class, of a newer version of this library, or with weights that do not fit is refused, and
       nothing that a checkpoint says is run.
 
@@ -42,7 +44,7 @@ class CheckpointedModule(Recorded, LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._random_state: torch.Tensor | None = None
+        self._random_state: dict[str, Any] | None = None
         self._share = Share(None)
         # what LightningCLI parsed names foreign classes too; no public function tells whether it is at work
         parsed = hparams_mixin._given_hyperparameters.get()
@@ -57,11 +59,11 @@ class CheckpointedModule(Recorded, LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store which class and version this is, and the state of the random generator."""
+        """Store which class and version this is, and the state of the random generators."""
         checkpoint[KEY] = {
             "class": class_path(type(self)),
             "version": __version__,
-            "random_state": torch.get_rng_state(),
+            "random_state": random_state(self.device),
             "left_out": sorted(self.init_args.keys() - self.hparams.keys()),
             "changes": noted_changes(self),
         }
@@ -70,14 +72,16 @@ class CheckpointedModule(Recorded, LightningModule):
         """Refuse a checkpoint of another class, and remember the state of the random generator."""
         stored = checkpoint.get(KEY, {})
         _check_class(type(self), stored.get("class"))
-        self._random_state = stored.get("random_state")
+        state = stored.get("random_state")
+        # older checkpoints hold PyTorch's generator alone
+        self._random_state = {"torch": state} if isinstance(state, torch.Tensor) else state
         self._follow_changes(changes_in(checkpoint.get("state_dict", {})), stored.get("changes", {}))
 
     def on_fit_start(self) -> None:
-        """Continue the random stream where the checkpoint left it."""
+        """Continue the random streams where the checkpoint left them."""
         # one state was saved, which several processes must not share: their noise would be the same
         if self._random_state is not None and self.trainer.world_size == 1:
-            torch.set_rng_state(self._random_state.cpu())
+            set_random_state(self._random_state, self.device)
         self._random_state = None
 
     def counted(self, size: int, batch_idx: int) -> int:

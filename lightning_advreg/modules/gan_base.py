@@ -244,6 +244,11 @@ class GANBase(CheckpointedModule):
                 )
 
     @property
+    def mid_step(self) -> bool:
+        """Whether gradients of some batches wait for more batches, so that a checkpoint would lack them."""
+        return bool(self._window)
+
+    @property
     def _split(self) -> bool:
         """Whether the discriminator is asked for its features."""
         return hasattr(self.discriminator, "classify")

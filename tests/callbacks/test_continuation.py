@@ -1,11 +1,12 @@
 import shlex
+import signal
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lightning_advreg.callbacks import Continuation
+from lightning_advreg.callbacks import Continuation, ExactResume
 from lightning_advreg.callbacks.continuation import FILE
 
 from .test_finite_training import Net, batches, loader
@@ -85,3 +86,22 @@ def test_a_folder_that_is_gone_hides_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(KeyError):
         fit(tmp_path, Continuation(COMMAND), Break(KeyError("boom"), 0), checkpoints=False)
+
+
+def test_a_signal_is_named_and_the_file_of_exact_resume_is_continued_from(tmp_path):
+    class Terminate(Break):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.current_epoch == self.epoch and batch_idx == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    exact = ExactResume(every_n_minutes=None)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Continuation(["fit", "--config", "mine"]), exact, Terminate(None), checkpoints=False)
+    lines = (tmp_path / FILE).read_text().splitlines()
+    assert lines[0] == "Training was ended in epoch 1, at step 7, by SIGTERM"
+    assert lines[2] == f"  lightning-advreg fit --config mine --ckpt_path {tmp_path / 'resume.ckpt'}"
+
+
+def test_a_run_that_was_itself_resumed_is_so_again():
+    command = ["fit", "--resume", "runs/mine"]
+    assert Continuation(command).next_command(None) == "lightning-advreg fit --resume runs/mine"

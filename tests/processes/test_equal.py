@@ -11,7 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_advreg.attacks import FGSM, PGD
-from lightning_advreg.callbacks import GANEvaluation, MultiGPUScaling, RobustAccuracy, RobustEvaluation, WeightAverage
+from lightning_advreg.callbacks import (
+    ExactResume,
+    GANEvaluation,
+    MultiGPUScaling,
+    RobustAccuracy,
+    RobustEvaluation,
+    WeightAverage,
+)
 from lightning_advreg.metrics import ClassifierFeatures, FrechetDistance, ModeCount, PrecisionRecallDensityCoverage
 from tests.metrics import test_contract, test_gan_contract
 from tests.modules.parts import adversarial, conv, digits, gan, trainer
@@ -108,6 +115,17 @@ def trained(scaling=None, **settings):
     return dict(model.state_dict()), run
 
 
+def continued(folder, epochs, ckpt_path=None, **settings):
+    """Weights after training with chance, in which each process draws for itself."""
+    torch.manual_seed(0)
+    attack = PGD(eps=0.1, step_size=0.05, steps=1)
+    callbacks = [MultiGPUScaling("linear", warmup_steps=5), ExactResume(every_n_minutes=None)]
+    model = adversarial(network=conv(norm="group", dropout=0.3), attack=attack, engine=None, lr_scheduler=None)
+    run = trainer(callbacks=callbacks, max_epochs=epochs, limit_val_batches=0, **settings, default_root_dir=folder)
+    run.fit(model, datamodule=digits(), ckpt_path=ckpt_path)
+    return dict(model.state_dict()), torch.rand(3)
+
+
 def in_group(folder, world_size):
     rank = int(os.environ["RANK"])
     ddp = {"strategy": "ddp", "devices": world_size}
@@ -131,6 +149,10 @@ def in_pair(folder):
     settings = {"strategy": "ddp", "devices": 2, "default_root_dir": folder}
     for name, scaling in {"timed": MultiGPUScaling(), "untimed": MultiGPUScaling(communication=False)}.items():
         torch.save(trained(scaling, **settings)[0], folder / f"{name}-{rank}.pt")
+    ddp = {"strategy": "ddp", "devices": 2}
+    torch.save(continued(folder / "whole", 2, **ddp), folder / f"whole-{rank}.pt")
+    continued(folder / "halves", 1, **ddp)
+    torch.save(continued(folder / "halves", 2, folder / "halves" / "resume.ckpt", **ddp), folder / f"halves-{rank}.pt")
     normalised(folder, rank, MultiGPUScaling(), settings)
     normalised(folder, rank, None, settings)
     with pytest.raises(ValueError, match=r"needs GPUs: PyTorch has no SyncBatchNorm for processes on the CPU"):
@@ -239,6 +261,15 @@ def test_the_time_of_communication_is_measured_without_a_trace(pair):
     for rank in range(2):
         timed, untimed = (torch.load(pair / f"{name}-{rank}.pt", weights_only=True) for name in ("timed", "untimed"))
         assert all(value.equal(untimed[name]) for name, value in timed.items())
+
+
+def test_each_process_goes_on_drawing_where_a_checkpoint_left_it(pair):
+    (whole, first), (_, second) = (torch.load(pair / f"whole-{rank}.pt") for rank in range(2))
+    assert not first.equal(second)
+    for rank, drawn in enumerate((first, second)):
+        halves, draws = torch.load(pair / f"halves-{rank}.pt")
+        assert draws.equal(drawn)
+        assert all(value.equal(halves[name]) for name, value in whole.items())
 
 
 def test_processes_validate_one_network_and_draw_apart(pair):
