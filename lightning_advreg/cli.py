@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 # imported so that configs can name their classes without a path
 import lightning_advreg.callbacks
@@ -177,7 +176,7 @@ class RunFolderCLI(LightningCLI):
     def _folder(self) -> Path | None:
         """Where to write, in the main process; None in others. All must ask, since ``log_dir`` asks the main one."""
         folder = self.trainer.log_dir
-        return None if folder is None or rank_zero_only.rank != 0 else Path(folder)
+        return None if folder is None or not self.trainer.is_global_zero else Path(folder)
 
     def _record_start(self) -> None:
         folder = self._folder
