@@ -55,7 +55,7 @@ def main() -> None:
     rounds = [{count: measure(options, count) for count in counts} for _ in range(options.rounds)]
     speeds = {count: statistics.median(each[count]["images_per_second"] for each in rounds) for count in counts}
     print(f"torch {torch.__version__}, {rounds[0][1]['device']}, {os.cpu_count()} cores, one thread per process,")
-    print(f"PGD-{options.steps}, batches of {options.batch_size} per process, {options.rounds} rounds\n")
+    print(f"PGD-{options.steps}, batches of {options.batch_size} per process, rounds: {options.rounds}\n")
     print(
         "| processes | images/s | attack passes/s | efficiency | lost in communication | |\n|---|---|---|---|---|---|"
     )
