@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 
 # imported so that configs can name their classes without a path
 import lightning_advreg.callbacks
@@ -190,15 +189,20 @@ class RunFolderCLI(LightningCLI):
         place = next((i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)), len(callbacks))
         callbacks[place:place] = added
 
-    @rank_zero_only
-    def _record_start(self) -> None:
+    @property
+    def _folder(self) -> Path | None:
+        """Where to write, in the main process; None in others. All must ask, since ``log_dir`` asks the main one."""
         folder = self.trainer.log_dir
+        return None if folder is None or not self.trainer.is_global_zero else Path(folder)
+
+    def _record_start(self) -> None:
+        folder = self._folder
         if folder is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         settings = self.config[str(self.subcommand)]
         seed, checkpoint = settings.get("seed_everything"), settings.get("ckpt_path")
         record_start(
-            Path(folder),
+            folder,
             command=self._command,
             device=self.trainer.strategy.root_device,
             processes=self.trainer.world_size,
@@ -207,27 +211,25 @@ class RunFolderCLI(LightningCLI):
             checkpoint=str(checkpoint) if checkpoint and self.subcommand == "fit" else None,
         )
 
-    @rank_zero_only
     def _record_end(self) -> None:
-        folder = self.trainer.log_dir
+        folder = self._folder
         if folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            record_end(Path(folder))
+            record_end(folder)
 
-    @rank_zero_only
     def _write_results(self) -> None:
-        folder = self.trainer.log_dir
+        folder = self._folder
         if folder is None:
             return
         metrics = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         checkpoint = self.trainer.ckpt_path
         results = {"metrics": metrics, "checkpoint": str(checkpoint) if checkpoint else None}
-        with outlasting(Path(folder) / "results.json"):
-            write_json(Path(folder) / "results.json", results)
+        with outlasting(folder / "results.json"):
+            write_json(folder / "results.json", results)
 
-    @rank_zero_only
     def _say_where(self) -> None:
-        if self.trainer.log_dir is not None:
-            sys.stdout.write(f"Everything is in {Path(self.trainer.log_dir)}\n")
+        folder = self._folder
+        if folder is not None:
+            sys.stdout.write(f"Everything is in {folder}\n")
 
 
 CLI = TypeVar("CLI", bound=RunFolderCLI)

@@ -32,6 +32,9 @@ from lightning_advreg.cli import RunFolderCLI, main
 from lightning_advreg.files import write_json
 from lightning_advreg.modules import Classifier
 
+FOLDER = "LIGHTNING_ADVREG_RUN_FOLDER"
+"""The variable that tells the processes of further devices the folder of their run."""
+
 _PACKAGES = ("torch", "lightning")
 
 
@@ -42,7 +45,8 @@ def execute(folder: Path) -> None:
         folder: The run's folder, with its ``run.yaml``.
     """
     starts = read_json(folder / STARTS) or {"starts": 0}
-    write_json(folder / STARTS, {"starts": starts["starts"] + 1})
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        write_json(folder / STARTS, {"starts": starts["starts"] + 1})
     fitted = read_json(folder / FIT)
     if fitted is None:
         fitted = _fit(folder)
@@ -50,6 +54,8 @@ def execute(folder: Path) -> None:
     started = time.monotonic()
     cli = main(["test", "--config", str(folder / CONFIG), "--ckpt_path", fitted["checkpoint"]])
     assert cli is not None
+    if not cli.trainer.is_global_zero:
+        return
     tested = read_json(folder / "test" / "results.json")
     assert tested is not None
     metrics = _last_logged(folder) | tested["metrics"]
@@ -63,8 +69,7 @@ def execute(folder: Path) -> None:
         "starts": starts["starts"] + 1,
         **_hardware(cli),
     }
-    if cli.trainer.is_global_zero:
-        write_json(folder / RESULT, result)
+    write_json(folder / RESULT, result)
 
 
 @torch.no_grad()
@@ -173,5 +178,7 @@ def run(folder: Path) -> int:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    run_folder = Path(sys.argv.pop())
-    sys.exit(run(run_folder))
+    # no argument, which LightningCLI would warn of; Lightning starts the processes of further devices without it
+    if len(sys.argv) > 1:
+        os.environ[FOLDER] = sys.argv.pop()
+    sys.exit(run(Path(os.environ[FOLDER])))

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from lightning_advreg.attacks.losses import AttackLoss, LossName, attack_loss, needs_clean_logits
 from lightning_advreg.attacks.model_state import Model
+from lightning_advreg.attacks.passes import note_gradients
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.checks import check_batch
 from lightning_advreg.networks.dual_norm import run_clean
@@ -172,6 +173,7 @@ def input_gradient(value: Tensor, leaf: Tensor, *, keep_graph: bool = False) -> 
     Raises:
         ValueError: If there is no differentiable path from the images to the value.
     """
+    note_gradients(len(leaf))
     grad = None
     if value.requires_grad:
         grad = torch.autograd.grad(value, leaf, retain_graph=keep_graph, allow_unused=True)[0]

@@ -13,6 +13,7 @@ from lightning_advreg.callbacks.gan_evaluation import GANEvaluation
 from lightning_advreg.callbacks.gan_monitor import GANMonitor
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.latent_pictures import LatentInterpolation, SamplesByClass
+from lightning_advreg.callbacks.multi_gpu_scaling import MultiGPUScaling
 from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
@@ -37,6 +38,7 @@ __all__ = [
     "GANMonitor",
     "GeneratedSamples",
     "LatentInterpolation",
+    "MultiGPUScaling",
     "NormAblation",
     "RobustAccuracy",
     "RobustEvaluation",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_advreg.attacks import Alone
 from lightning_advreg.callbacks.class_tally import ClassTally
-from lightning_advreg.callbacks.share import Share
+from lightning_advreg.data.share import Share
 
 
 class CollectedImages:

@@ -12,8 +12,8 @@ from lightning_advreg.attacks.objective import InnerObjective
 from lightning_advreg.callbacks.collected import CollectedImages
 from lightning_advreg.callbacks.convergence_look import Look
 from lightning_advreg.callbacks.convergence_moment import Now
-from lightning_advreg.callbacks.share import Share
 from lightning_advreg.checks import check_batch
+from lightning_advreg.data.share import Share
 from lightning_advreg.evaluation import flags
 from lightning_advreg.evaluation.flags import Flag
 

@@ -22,7 +22,7 @@ from lightning_advreg.callbacks.convergence_rules import ROBUST, Alarm, non_fini
 from lightning_advreg.callbacks.convergence_subject import Subject, attack_owner, monitored_budget
 from lightning_advreg.callbacks.isolation import evaluation
 from lightning_advreg.callbacks.schedule import check_positive, due
-from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.data.share import Share, shares
 from lightning_advreg.values import Number, to_float
 
 _LOOK_AT_LOSSES_EVERY = 50

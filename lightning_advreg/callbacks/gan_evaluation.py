@@ -19,7 +19,7 @@ from lightning_advreg.callbacks.gan_training_images import training_images
 from lightning_advreg.callbacks.generators import classes_of
 from lightning_advreg.callbacks.isolation import evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
-from lightning_advreg.callbacks.share import shares
+from lightning_advreg.data.share import shares
 from lightning_advreg.metrics import (
     ClassAccuracy,
     FeatureExtractor,

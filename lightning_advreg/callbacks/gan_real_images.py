@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_advreg.callbacks.share import Share
+from lightning_advreg.data.share import Share
 from lightning_advreg.metrics import FeatureExtractor, GenerationMetric
 from lightning_advreg.metrics.gan_base import Origin
 from lightning_advreg.metrics.gan_reference import ImageChecksum, ReferenceFile

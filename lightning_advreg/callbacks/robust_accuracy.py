@@ -14,7 +14,7 @@ from lightning_advreg.attacks.batch_size import attack_what_fits
 from lightning_advreg.callbacks.class_tally import ClassTally
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.schedule import check_positive, due
-from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.data.share import Share, shares
 from lightning_advreg.evaluation.attacks import named_attacks
 from lightning_advreg.metrics import Accuracy
 

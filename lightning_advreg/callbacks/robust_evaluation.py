@@ -28,7 +28,7 @@ from lightning_advreg.callbacks.evaluation_pictures import show_report
 from lightning_advreg.callbacks.isolation import Logits, check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.schedule import check_positive
-from lightning_advreg.callbacks.share import shares
+from lightning_advreg.data.share import shares
 from lightning_advreg.evaluation import CurveSettings, Rate, RobustnessReport, evaluate_robustness
 from lightning_advreg.evaluation.attacks import budget_of, budget_to_look_at, named_attacks
 from lightning_advreg.files import write_json

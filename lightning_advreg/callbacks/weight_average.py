@@ -20,7 +20,7 @@ from lightning_advreg.callbacks.batch_statistics import batch_statistics
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
 from lightning_advreg.callbacks.moving_average import MovingAverage, exchange_
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
-from lightning_advreg.callbacks.share import Share, shares
+from lightning_advreg.data.share import Share, shares
 from lightning_advreg.files import read_checkpoint
 from lightning_advreg.metrics import Accuracy
 from lightning_advreg.values import Number, to_float

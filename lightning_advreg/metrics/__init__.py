@@ -17,6 +17,7 @@ from lightning_advreg.metrics.gan_neighbours import NearestNeighbours
 from lightning_advreg.metrics.gan_score import InceptionScore
 from lightning_advreg.metrics.gan_stacked import StackedFeatures
 from lightning_advreg.metrics.intervals import wilson_interval
+from lightning_advreg.metrics.mean import MeanOverImages
 from lightning_advreg.metrics.perturbation import PerturbationSize
 from lightning_advreg.metrics.under_attack import AccuracyUnderAttack
 from lightning_advreg.metrics.worst_case import WorstCaseAccuracy
@@ -37,6 +38,7 @@ __all__ = [
     "InceptionScore",
     "InterpolationSmoothness",
     "KernelDistance",
+    "MeanOverImages",
     "ModeCount",
     "NearestNeighbours",
     "PerturbationSize",

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import Self
 
 from lightning_advreg import __version__
+from lightning_advreg.data.share import Share, shares
 from lightning_advreg.files.checkpoints import KEY, read_checkpoint
 from lightning_advreg.files.differences import check_fit
 from lightning_advreg.files.packages import check_class_paths
@@ -45,6 +46,7 @@ class CheckpointedModule(Recorded, LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._random_state: dict[str, Any] | None = None
+        self._share = Share(None)
         # what LightningCLI parsed names foreign classes too; no public function tells whether it is at work
         parsed = hparams_mixin._given_hyperparameters.get()
         self.save_hyperparameters(
@@ -82,6 +84,19 @@ class CheckpointedModule(Recorded, LightningModule):
         if self._random_state is not None and self.trainer.world_size == 1:
             set_random_state(self._random_state, self.device)
         self._random_state = None
+
+    def counted(self, size: int, batch_idx: int) -> int:
+        """Give how many images at the start of a batch of validation or test count, each once over all processes.
+
+        To deal images out evenly among processes, the sampler that Lightning puts into a plain loader repeats some.
+
+        Args:
+            size: How many images the batch has.
+            batch_idx: Its number; every batch must be asked for, in order.
+        """
+        if batch_idx == 0:
+            self._share = Share(None) if self._trainer is None else shares(self.trainer, None)[0]
+        return self._share.take(size)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load weights, and say which names or shapes differ where they do not fit.

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,7 +18,7 @@ from lightning_advreg.attacks import borrowed
 from lightning_advreg.augmentations.base import as_labels
 from lightning_advreg.checks import check_batch, check_logits, check_shares, check_statistics
 from lightning_advreg.constraints import Constraint
-from lightning_advreg.metrics import Accuracy
+from lightning_advreg.metrics import Accuracy, MeanOverImages
 from lightning_advreg.modules.base import CheckpointedModule, by_name
 from lightning_advreg.modules.compilation import Programs
 from lightning_advreg.modules.engine import NO_ENGINE, Engine, channels_last, keeps_channels_last_, lay_out_
@@ -38,8 +38,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 class _WayBack(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        assert isinstance(pl_module, Classifier)
-        pl_module._descend()
+        cast(Classifier, pl_module)._descend()
 
 
 class Classifier(CheckpointedModule, ABC):
@@ -95,6 +94,7 @@ class Classifier(CheckpointedModule, ABC):
         self.lr_scheduler = lr_scheduler
         self.decay_biases = decay_biases
         self.train_acc, self.train_robust_acc, self.val_acc, self.test_acc = (Accuracy() for _ in range(4))
+        self.val_loss, self.test_loss = MeanOverImages(), MeanOverImages()
         self.limits.check(network)
 
     @abstractmethod
@@ -179,16 +179,15 @@ class Classifier(CheckpointedModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of the clean images."""
-        self._evaluate("val", self.val_acc, batch, batch_idx)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of the clean images."""
-        self._evaluate("test", self.test_acc, batch, batch_idx)
+        self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give logits."""
-        logits: Tensor = self(batch[0])
-        return logits
+        return cast(Tensor, self(batch[0]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule, and say so if weight decay is counted twice."""
@@ -283,16 +282,18 @@ class Classifier(CheckpointedModule, ABC):
             self._climb.back_()
             self._climb = None
 
-    def _evaluate(self, stage: str, accuracy: Accuracy, batch: Batch, batch_idx: int) -> None:
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         x, y = batch
         if batch_idx == 0:
             self.check_batch(x, y)
-        logits = self(x)
-        self.log(f"{stage}/loss", nn.functional.cross_entropy(logits, y), on_epoch=True, sync_dist=True)
-        self._log_accuracy(f"{stage}/acc", accuracy, logits, y)
+        counted = self.counted(len(x), batch_idx)
+        logits, y = self(x)[:counted], y[:counted]
+        loss = self.val_loss if stage == "val" else self.test_loss
+        loss.update(nn.functional.cross_entropy(logits, y, reduction="none"))
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True)
+        self._log_accuracy(f"{stage}/acc", self.val_acc if stage == "val" else self.test_acc, logits, y)
 
     def _log_accuracy(self, name: str, accuracy: Accuracy, logits: Tensor | None, y: Tensor) -> None:
-        if logits is None:
-            return
-        accuracy.update(logits.detach(), as_labels(y))
-        self.log(name, accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        if logits is not None:
+            accuracy.update(logits.detach(), as_labels(y))
+            self.log(name, accuracy, on_step=False, on_epoch=True, prog_bar=True)

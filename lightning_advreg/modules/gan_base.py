@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_advreg.attacks import borrowed
 from lightning_advreg.checks import check_batch
+from lightning_advreg.metrics import MeanOverImages
 from lightning_advreg.modules.base import CheckpointedModule
 from lightning_advreg.modules.classifier import Batch
 from lightning_advreg.modules.gan_average import follow_, generate, take_standing_statistics_
@@ -84,6 +85,9 @@ class GANBase(CheckpointedModule):
         self.batches_seen = self.images_seen = self.generator_steps = self.discriminator_steps = 0
         # the batches of the steps that are being accumulated
         self._window: list[tuple[Tensor, Tensor | None]] = []
+        self.mean_logits = nn.ModuleDict(
+            {f"{stage}_{name}": MeanOverImages() for stage in ("val", "test") for name in ("d_real", "d_fake")}
+        )
         # images that both steps of a batch are to see
         self._made: Tensor | None = None
         self._statistics_stand = False
@@ -262,9 +266,12 @@ class GANBase(CheckpointedModule):
         if batch_idx == 0:
             self.check_batch(real, y)
         fake = self.sample(self.noise(len(real)), y)
+        counted = self.counted(len(real), batch_idx)
         for name, images in (("d_real", real), ("d_fake", fake)):
             logits = judge(self.discriminator, images, self.for_discriminator(y)).logits
-            self.log(f"{stage}/{name}", logits.mean(), on_epoch=True, sync_dist=True, batch_size=len(real))
+            mean = cast(MeanOverImages, self.mean_logits[f"{stage}_{name}"])
+            mean.update(logits[:counted])
+            self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
 
 
 def _forget_statistics(module: nn.Module, incompatible_keys: object) -> None:

@@ -5,6 +5,7 @@ from lightning_advreg.reporting.curves import accuracy_curve_figure
 from lightning_advreg.reporting.figures import adversarial_examples_figure, save_figure
 from lightning_advreg.reporting.images import image_grid, save_image, to_array
 from lightning_advreg.reporting.rows import generalisation_gap_figure, main_effects_figure
+from lightning_advreg.reporting.scaling import scaling_figure
 from lightning_advreg.reporting.tables import markdown_table, results_table
 from lightning_advreg.reporting.variants import interaction_figure, learning_curves_figure, tradeoff_figure
 
@@ -21,6 +22,7 @@ __all__ = [
     "results_table",
     "save_figure",
     "save_image",
+    "scaling_figure",
     "to_array",
     "tradeoff_figure",
 ]

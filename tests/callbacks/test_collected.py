@@ -3,7 +3,7 @@ import torch
 
 from lightning_advreg.attacks import Alone
 from lightning_advreg.callbacks.collected import CollectedImages
-from lightning_advreg.callbacks.share import Share
+from lightning_advreg.data.share import Share
 
 
 class OneOf(Alone):

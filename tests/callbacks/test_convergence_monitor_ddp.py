@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from lightning.pytorch.callbacks import Callback
 
 from lightning_advreg.callbacks.convergence_monitor import ConvergenceMonitor
@@ -11,8 +10,6 @@ from .monitored import FREE, QUICK, Plain, names
 
 
 class WriteAlarms(Callback):
-    """Nothing but files comes back from a spawned process."""
-
     def __init__(self, folder):
         self.folder = str(folder)
 
@@ -30,12 +27,14 @@ class BrokenOnOne(Plain):
         return super().training_step(batch, batch_idx) * (float("nan") if bad else 1.0)
 
 
-@pytest.mark.filterwarnings("ignore:.*DistributedSampler.*", "ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_decide_alike(tmp_path):
+def in_pair(folder):
     monitor = ConvergenceMonitor(eps=0.05, action="rollback", max_samples=7, **FREE)
-    run = trainer(tmp_path, monitor, WriteAlarms(tmp_path), strategy="ddp_spawn", devices=2, max_epochs=3, **QUICK)
+    run = trainer(folder, monitor, WriteAlarms(folder), strategy="ddp", devices=2, max_epochs=3, **QUICK)
     run.fit(BrokenOnOne(), loader(16), loader(12, seed=1))
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+
+
+def test_two_processes_decide_alike(pair):
+    first, second = (json.loads((pair / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     alarms, history, weights, x = first
     assert alarms == ["non_finite_loss"]

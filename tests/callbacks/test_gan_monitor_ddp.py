@@ -4,7 +4,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
@@ -34,8 +33,6 @@ class BrokenOnOne(GAN):
 
 
 class WriteVerdict(Callback):
-    """Nothing but files comes back from a spawned process."""
-
     def __init__(self, folder):
         self.folder = str(folder)
 
@@ -48,8 +45,7 @@ class WriteVerdict(Callback):
         Path(self.folder, f"{trainer.global_rank}.json").write_text(json.dumps([found, own, vector]))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_come_to_one_verdict_and_do_not_wait_for_each_other(tmp_path):
+def in_pair(folder):
     torch.manual_seed(0)
     adam = partial(torch.optim.Adam, lr=1e-3)
     model = BrokenOnOne(
@@ -59,15 +55,18 @@ def test_two_processes_come_to_one_verdict_and_do_not_wait_for_each_other(tmp_pa
         discriminator_optimizer=adam,
     )
     run = trainer(
-        callbacks=[GANMonitor(every_n_batches=1, warmup=0), WriteVerdict(tmp_path)],
-        strategy="ddp_spawn_find_unused_parameters_true",
+        callbacks=[GANMonitor(every_n_batches=1, warmup=0), WriteVerdict(folder)],
+        strategy="ddp_find_unused_parameters_true",
         devices=2,
         use_distributed_sampler=False,
         limit_val_batches=0,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
     run.fit(model, datamodule=Shares())
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+
+
+def test_two_processes_come_to_one_verdict_and_do_not_wait_for_each_other(pair):
+    first, second = (json.loads((pair / f"{rank}.json").read_text()) for rank in range(2))
     assert first[:2] == second[:2]
     found, steps, _ = first
     assert steps == 5

@@ -30,8 +30,6 @@ class Two(Foreign):
 
 
 class Saved(Callback):
-    """Nothing but files comes back from a spawned process."""
-
     def __init__(self, folder):
         self.folder = str(folder)
 
@@ -40,16 +38,24 @@ class Saved(Callback):
         torch.save((norms, pl_module.state_dict()), Path(self.folder, f"{trainer.world_size}-{trainer.global_rank}.pt"))
 
 
-def test_two_processes_train_changed_layers_as_one_does(tmp_path):
-    for processes in (1, 2):
-        # dropout draws otherwise in each process, so that it is switched off here
-        callbacks = NormAblation("group", "network.*"), NormAblation("none", "other.*"), DropoutAblation(0)
-        settings = {"max_epochs": 2, "precision": "64-true", "use_distributed_sampler": False}
-        if processes == 2:
-            settings |= {"strategy": "ddp_spawn", "devices": 2}
-        trainer(tmp_path, *callbacks, Saved(tmp_path), **settings).fit(Two())
-    alone, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+def changes():
+    # dropout draws otherwise in each process, so that it is switched off here
+    return NormAblation("group", "network.*"), NormAblation("none", "other.*"), DropoutAblation(0)
+
+
+def fit(folder, **settings):
+    settings |= {"max_epochs": 2, "precision": "64-true", "use_distributed_sampler": False}
+    trainer(folder, *changes(), Saved(folder), **settings).fit(Two())
+
+
+def in_pair(folder):
+    fit(folder, strategy="ddp", devices=2)
+
+
+def test_two_processes_train_changed_layers_as_one_does(tmp_path, pair):
+    fit(tmp_path)
+    alone, first, second = (torch.load(path) for path in (tmp_path / "1-0.pt", pair / "2-0.pt", pair / "2-1.pt"))
     assert alone[0] == first[0] == second[0] == (nn.GroupNorm.__name__, "NoNorm", 0)
-    assert {f"changed_by.{callback.text}" for callback in callbacks[:2]} < first[1].keys()
+    assert {f"changed_by.{callback.text}" for callback in changes()[:2]} < first[1].keys()
     torch.testing.assert_close(dict(first[1]), dict(second[1]), rtol=0, atol=0)
     torch.testing.assert_close(dict(first[1]), dict(alone[1]), rtol=0, atol=1e-9)

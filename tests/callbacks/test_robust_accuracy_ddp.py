@@ -11,8 +11,6 @@ from .foreign import Foreign, loader, trainer
 
 
 class WriteMetrics(Callback):
-    """Nothing but files comes back from a spawned process."""
-
     def __init__(self, folder):
         self.folder = str(folder)
 
@@ -25,15 +23,18 @@ def callbacks():
     return RobustAccuracy({"all": FGSM(eps=0.03)}), RobustAccuracy({"few": FGSM(eps=0.03)}, max_samples=5)
 
 
-@pytest.mark.filterwarnings("ignore:.*DistributedSampler.*", "ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_count_every_image_once(tmp_path):
+def in_pair(folder):
+    run = trainer(folder, *callbacks(), WriteMetrics(folder), strategy="ddp", devices=2)
+    run.validate(Foreign(seed=1), loader(7, batch_size=3), verbose=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*DistributedSampler.*")
+def test_two_processes_count_every_image_once(tmp_path, pair):
     """The sampler repeats image 0 to share 7 images among 2 processes."""
     batches = loader(7, batch_size=3)
     (single,) = trainer(tmp_path, *callbacks()).validate(Foreign(seed=1), batches, verbose=False)
     expected = {name: value for name, value in single.items() if "robust" in name}
     assert 0 < expected["val/robust_acc/all"] < 1
     assert 0 < expected["val/robust_acc/few"] < 1
-    run = trainer(tmp_path, *callbacks(), WriteMetrics(tmp_path), strategy="ddp_spawn", devices=2)
-    run.validate(Foreign(seed=1), batches, verbose=False)
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
+        assert json.loads((pair / f"{rank}.json").read_text()) == expected

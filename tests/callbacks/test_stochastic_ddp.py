@@ -37,15 +37,18 @@ class Saved(Callback):
         torch.save(saved, Path(self.folder, f"{trainer.global_rank}.pt"))
 
 
-def test_each_process_draws_for_itself_and_the_weights_stay_one(tmp_path):
+def in_pair(folder):
     callbacks = (
         BatchAugmentation([InputNoise(std=0.1), MixUp(alpha=0.4)], num_classes=2),
         ActivationNoise(0.1, "network.1"),
         AdaptiveGradientClipping(0.01),
     )
-    settings = {"strategy": "ddp_spawn", "devices": 2, "use_distributed_sampler": False, "limit_val_batches": 0}
-    trainer(tmp_path, *callbacks, Saved(tmp_path), **settings).fit(Watched(), loader(16))
-    (first, seen, noisy, clipped), (second, others, noises, _) = (torch.load(tmp_path / f"{i}.pt") for i in range(2))
+    settings = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "limit_val_batches": 0}
+    trainer(folder, *callbacks, Saved(folder), **settings).fit(Watched(), loader(16))
+
+
+def test_each_process_draws_for_itself_and_the_weights_stay_one(pair):
+    (first, seen, noisy, clipped), (second, others, noises, _) = (torch.load(pair / f"{i}.pt") for i in range(2))
     parameters = [name for name, _ in Watched().named_parameters()]
     assert all(first[name].equal(second[name]) for name in parameters)
     assert any(not first[name].equal(Watched().state_dict()[name]) for name in parameters)

@@ -91,7 +91,8 @@ def test_overlays_are_no_runs_of_their_own():
     ablations = ["cifar10_norms", "digits", "mnist", "mnist_gan", "mnist_gan_extra"]
     evaluations = ["autoattack", "autoattack_fast", "gan"]
     overlays = [f"ablations/{name}" for name in ablations] + [f"eval/{name}" for name in evaluations]
-    assert [name for name in CONFIGS if "/" in name] == [*overlays, "logger/wandb"]
+    scaling = [f"scaling/{name}" for name in ("eight_gpus", "one_gpu", "slurm", "torchrun", "two_nodes")]
+    assert [name for name in CONFIGS if "/" in name] == [*overlays, "logger/wandb", *scaling]
 
 
 @pytest.mark.parametrize(("overlay", "name"), [("autoattack_fast", "autoattack_fast"), ("autoattack", "autoattack")])

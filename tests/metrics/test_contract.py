@@ -13,6 +13,7 @@ from lightning_advreg.metrics import (
     AccuracyCurve,
     AccuracyUnderAttack,
     ClasswiseAccuracy,
+    MeanOverImages,
     PerturbationSize,
     WorstCaseAccuracy,
 )
@@ -43,6 +44,7 @@ METRICS = {
         lambda metric, part: metric.update({"a": HIT[part], "b": OTHER_HIT[part]}),
     ),
     "curve": (lambda: AccuracyCurve([0, 0.1, 0.5]), lambda metric, part: metric.update(RADIUS[part])),
+    "mean": (MeanOverImages, lambda metric, part: metric.update(LOGITS[part, 0])),
     "size": (lambda: PerturbationSize("l2"), lambda metric, part: metric.update(X[part], X_ADV[part], HIT[part])),
     "under-attack": (
         lambda: AccuracyUnderAttack({"fgsm": FGSM(eps=0.05), "strong": FGSM(eps=0.2)}),

@@ -1,10 +1,6 @@
-"""What test_gan_ddp.py runs in two processes: ``python -m torch.distributed.run --nproc_per_node 2 -m ...``."""
+"""What test_gan_ddp.py runs in two processes."""
 
-import os
-import sys
-import warnings
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -60,15 +56,3 @@ def fit(kind, rank=0, processes=1, **settings):
     settings = {"use_distributed_sampler": False, "precision": "64-true", "max_epochs": 2, **settings}
     trainer(limit_val_batches=0, **settings).fit(model, batches(size, rank, processes))
     return dict(model.state_dict())
-
-
-def main():
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    warnings.simplefilter("ignore")
-    for kind in KINDS:
-        weights = fit(kind, rank, 2, strategy="ddp_find_unused_parameters_true", devices=2)
-        torch.save(weights, folder / f"{kind}-{rank}.pt")
-
-
-if __name__ == "__main__":
-    main()

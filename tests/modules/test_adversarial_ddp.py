@@ -1,9 +1,6 @@
 """Every objective trains in two processes, and PGD-AT as in one."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +8,16 @@ import torch
 from .two_processes import fit, pgd_at, runs
 
 
+def in_pair(folder):
+    rank = int(os.environ["RANK"])
+    for name, arguments in (("equal", pgd_at()), *runs().items()):
+        weights = fit(arguments, rank, 2, strategy="ddp", devices=2)
+        torch.save(weights, folder / f"{name}-{rank}.pt")
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.modules.two_processes", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+def weights(pair):
+    return {path.stem: torch.load(path, weights_only=True) for path in pair.glob("*.pt")}
 
 
 def test_two_processes_give_the_weights_of_one(weights):

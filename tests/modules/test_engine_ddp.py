@@ -1,10 +1,7 @@
-"""Training with the engine in two processes: ``python -m torch.distributed.run --nproc_per_node 2 -m ...``."""
+"""Training with the engine in two processes."""
 
 import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,15 +19,8 @@ _COMPILED = Engine(compile=True, attack_copy=False, channels_last=True)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", __name__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+def weights(pair):
+    return {path.stem: torch.load(path, weights_only=True) for path in pair.glob("*.pt")}
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("compiled", 1e-9), ("copy", 1e-4)])
@@ -75,10 +65,17 @@ def fit(rank, engine, precision):
     return model.network.state_dict()
 
 
-def main():
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("error", message=".*without torch.compile.*")
+def in_pair(folder):
+    kept = compilation._BACKEND, adversarial.live_copy
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*without torch.compile.*")
+            _train_three_ways(folder, int(os.environ["RANK"]))
+    finally:
+        compilation._BACKEND, adversarial.live_copy = kept
+
+
+def _train_three_ways(folder, rank):
     programs, copies = set(), []
 
     def backend(graph, inputs):
@@ -98,7 +95,3 @@ def main():
     assert programs == {False, True}
     torch.save(fit(rank, Engine(), "32-true"), folder / f"copy-{rank}.pt")
     assert copies and None not in copies
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,6 @@
 """Two processes train a GAN as one does."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +8,16 @@ import torch
 from .gan_two_processes import KINDS, fit
 
 
+def in_pair(folder):
+    rank = int(os.environ["RANK"])
+    for kind in KINDS:
+        weights = fit(kind, rank, 2, strategy="ddp_find_unused_parameters_true", devices=2)
+        torch.save(weights, folder / f"{kind}-{rank}.pt")
+
+
 @pytest.fixture(scope="module")
-def states(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.modules.gan_two_processes", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+def states(pair):
+    return {path.stem: torch.load(path, weights_only=True) for path in pair.glob("*.pt")}
 
 
 @pytest.mark.parametrize("kind", KINDS)

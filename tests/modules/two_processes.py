@@ -1,9 +1,4 @@
-"""What test_adversarial_ddp.py runs in two processes: ``python -m torch.distributed.run --nproc_per_node 2 -m ...``."""
-
-import os
-import sys
-import warnings
-from pathlib import Path
+"""What test_adversarial_ddp.py runs in two processes."""
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -82,16 +77,3 @@ def pgd_at():
     torch.manual_seed(1)
     attack = PGD(eps=0.2, step_size=0.1, steps=3, random_start=False)
     return {"network": conv(norm="group"), "attack": attack, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
-
-
-def main():
-    folder = Path(sys.argv[1])
-    warnings.simplefilter("ignore")
-    for name, arguments in (("equal", pgd_at()), *runs().items()):
-        rank = int(os.environ["RANK"])
-        weights = fit(arguments, rank, 2, strategy="ddp", devices=2)
-        torch.save(weights, folder / f"{name}-{rank}.pt")
-
-
-if __name__ == "__main__":
-    main()

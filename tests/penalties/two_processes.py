@@ -1,10 +1,6 @@
-"""What test_ddp.py runs in two processes: ``python -m torch.distributed.run --nproc_per_node 2 -m ...``."""
+"""What test_ddp.py runs in two processes."""
 
-import os
-import sys
-import warnings
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -57,15 +53,3 @@ def fit(kind, rank=0, processes=1, **settings):
     settings = {"use_distributed_sampler": False, "precision": "64-true", "max_epochs": 2, **settings}
     trainer(**settings).fit(model, batches(16, rank, processes))
     return dict(model.state_dict())
-
-
-def main():
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    warnings.simplefilter("ignore")
-    for kind in KINDS:
-        strategy = "ddp_find_unused_parameters_true" if kind == "gan" else "ddp"
-        torch.save(fit(kind, rank, 2, strategy=strategy, devices=2), folder / f"{kind}-{rank}.pt")
-
-
-if __name__ == "__main__":
-    main()

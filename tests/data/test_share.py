@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_advreg.callbacks.share import Share
+from lightning_advreg.data.share import Share
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -1,0 +1,15 @@
+import pytest
+
+from tests.processes.launch import results
+
+
+@pytest.fixture(scope="module")
+def pair(request, tmp_path_factory):
+    """The folder that the module's ``in_pair(folder)`` has filled, in two processes at once."""
+    return results(request, tmp_path_factory, "pair")
+
+
+@pytest.fixture(scope="module")
+def quartet(request, tmp_path_factory):
+    """The folder that the module's ``in_quartet(folder)`` has filled, in four processes at once."""
+    return results(request, tmp_path_factory, "quartet")
