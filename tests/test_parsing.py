@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_advreg.parsing import check_yaml, explanation
+from lightning_advreg.parsing import check_syntax, explanation
 
 KEYS = ["model", "data", "seed_everything", "trainer", "trainer.max_epochs", "trainer.max_steps", "optimizer"]
 
@@ -83,10 +83,10 @@ def test_yaml_that_cannot_be_read_is_named_with_its_line(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
-            check_yaml(path)
+            check_syntax(path)
     path.write_bytes(b"\xff\xfe\x00model")
     with pytest.raises(ValueError, match=r"mine.yaml is no text in UTF-8"):
-        check_yaml(path)
+        check_syntax(path)
     # tags that only some loaders know are none of its business
     path.write_text("a: !mine 3\n")
-    check_yaml(path)
+    check_syntax(path)
