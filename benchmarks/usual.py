@@ -16,6 +16,7 @@ from lightning_advreg.callbacks import (
     BatchAugmentation,
     Continuation,
     ConvergenceMonitor,
+    ExactResume,
     FiniteTraining,
     GANEvaluation,
     GANMonitor,
@@ -86,8 +87,7 @@ def usual_callbacks(module: str) -> Sequence[Callback]:
             GeneratedSamples(num_images=16, every_n_epochs=PICTURES_EVERY),
             LatentInterpolation(rows=4, every_n_epochs=PICTURES_EVERY),
             SamplesAndNeighbours(every_n_epochs=PICTURES_EVERY),
-            Continuation(["fit"]),
-            FiniteTraining(),
+            *_default(),
         ]
     augmentation = Cutout(size=2) if module == "adversarial" else MixUp(alpha=0.2)
     return [
@@ -99,6 +99,10 @@ def usual_callbacks(module: str) -> Sequence[Callback]:
         # 1: so that as many looks are taken on a busy machine
         ConvergenceMonitor(eps=0.2, action="rollback", max_samples=64, max_cost=1),
         AdversarialExamples(_ATTACK, every_n_epochs=PICTURES_EVERY),
-        Continuation(["fit"]),
-        FiniteTraining(),
+        *_default(),
     ]
+
+
+def _default() -> Sequence[Callback]:
+    """Give what the command line adds to every ``fit``, saving more often."""
+    return Continuation(["fit"]), FiniteTraining(), ExactResume(every_n_train_steps=100)
