@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=7, help="of PGD")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=10, help="per epoch and process")
+    parser.add_argument("--batches", type=int, default=40, help="per epoch and process")
     parser.add_argument("--width", type=int, default=32, help="of the network")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default=None, help="a picture")
