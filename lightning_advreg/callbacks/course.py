@@ -26,6 +26,7 @@ class Course:
     def __init__(self) -> None:
         self.finished = False
         self._loaded: dict[str, Any] | None = None
+        self._continued: dict[str, Any] | None = None
         # before the iterator over the epoch is made, and before its first batch
         self._epoch_start: list[State] = []
 
@@ -101,10 +102,17 @@ class Course:
         """Right before that batch."""
         if self._place == "step":
             self._put_back(trainer)
+            self._continued = self._loaded
         elif _tells_its_place(trainer):
             self._epoch_start = []
         else:
             self._epoch_start = [*self._epoch_start[:1], random_state(trainer.strategy.root_device)]
+        self._loaded = None
+
+    def validation_passed_over(self, trainer: pl.Trainer) -> None:
+        """After a start right behind a validation, over which Lightning passes, but for which it makes an iterator."""
+        self._loaded, self._continued = self._continued, None
+        self._put_back(trainer)
         self._loaded = None
 
     def epoch_ends(self, trainer: pl.Trainer) -> None:

@@ -152,6 +152,8 @@ class ExactResume(Callback):
         moments.after(run, "on_run_start", lambda: self._run_started(trainer))
         moments.before(epoch, "on_run_start", lambda fetcher: course.epoch_begins(trainer, fetcher))
         moments.after(epoch, "on_run_start", lambda fetcher: course.epoch_has_begun(trainer))
+        passed = "increment_progress_to_evaluation_end"
+        moments.after(epoch.val_loop, passed, lambda: course.validation_passed_over(trainer))
         moments.after(epoch, "on_advance_end", lambda fetcher: self._batch_done(trainer, pl_module))
         moments.before(run, "on_advance_end", lambda: course.epoch_ends(trainer))
         moments.after(run, "on_advance_end", lambda: self._epoch_done(trainer))

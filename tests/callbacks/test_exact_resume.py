@@ -96,6 +96,9 @@ def assert_same_end(first, second):
     for one, other in zip(fitted.lr_scheduler_configs, fitted_2.lr_scheduler_configs, strict=True):
         assert_same(one.scheduler.state_dict(), other.scheduler.state_dict())
     assert (fitted.global_step, fitted.current_epoch) == (fitted_2.global_step, fitted_2.current_epoch)
+    # where loggers put what comes next
+    steps = [each.fit_loop.epoch_loop._batches_that_stepped for each in (fitted, fitted_2)]
+    assert steps[0] == steps[1]
 
 
 def assert_continues(module, folder, data, batches, *, callbacks=lambda: (), at="on_train_batch_end", **settings):
@@ -141,3 +144,27 @@ def test_a_module_and_loader_of_the_users_own_too(batches, settings, tmp_path):
 
 def test_a_loader_with_workers_too(tmp_path):
     assert_continues(Chance, tmp_path, partial(foreign_data, workers=1), 9, max_epochs=2)
+
+
+class Validations(Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_validation_end(self, trainer, pl_module):
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("batches", [3, 4, 5])
+def test_no_validation_runs_twice_or_not_at_all(batches, tmp_path):
+    # one that looks for the best metric, or for patience, counts them
+    seen = [Validations() for _ in range(3)]
+    settings = {"max_epochs": 2, "val_check_interval": 3}
+    whole = fit(Chance, tmp_path / "whole", foreign_data, callbacks=[seen[0]], **settings)
+    with pytest.raises(CutOff):
+        fit(Chance, tmp_path / "part", foreign_data, callbacks=[seen[1], Cut(batches)], **settings)
+    path = tmp_path / "part" / "resume.ckpt"
+    assert_same_end(
+        whole, fit(Chance, tmp_path / "part", foreign_data, callbacks=[seen[2]], ckpt_path=path, **settings)
+    )
+    assert seen[0].steps == [3, 6, 9, 12]
+    assert seen[1].steps + seen[2].steps == seen[0].steps
