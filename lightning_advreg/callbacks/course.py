@@ -13,7 +13,7 @@ from lightning_advreg.random_state import State, random_state, set_random_state
 
 
 class Course:
-    """What a run has to find again beside its weights, from moment to moment of the run.
+    """What a run has to find again beside its weights, from moment to moment of the run: generators, place, metrics.
 
     Generators are put back late, when nothing but the next batch is to come, since hooks and loaders that a new start
     calls again may draw from them. An iterator over a loader that does not tell its place is made anew, with the
@@ -60,6 +60,8 @@ class Course:
             "place": place,
             "generators": [now for now, _ in everyone],
             "epoch_start": [start for _, start in everyone],
+            # what schedulers and callbacks that look at the last validation go by until the next one
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
         }
 
     def run_begins(self, trainer: pl.Trainer) -> None:
@@ -143,6 +145,11 @@ class Course:
         fetcher.fetched -= batches
 
     def _put_back(self, trainer: pl.Trainer) -> None:
+        if self._loaded is not None:
+            metrics = self._loaded.get("metrics", {})
+            trainer.callback_metrics.update(
+                {name: value.to(trainer.strategy.root_device) for name, value in metrics.items()}
+            )
         states = None if self._loaded is None else self._loaded["generators"]
         if states is not None:
             set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
@@ -150,7 +157,9 @@ class Course:
 
 def _check(kept: dict[str, Any]) -> None:
     lists = isinstance(kept.get("generators"), list) and isinstance(kept.get("epoch_start"), list)
-    if not lists or kept.get("place") not in ("step", "epoch", None):
+    metrics = kept.get("metrics", {})
+    measured = isinstance(metrics, dict) and all(isinstance(value, torch.Tensor) for value in metrics.values())
+    if not lists or not measured or kept.get("place") not in ("step", "epoch", None):
         raise ValueError(
             f"what ExactResume kept in this checkpoint is damaged: it holds {sorted(map(str, kept))}; continue from "
             "another checkpoint."

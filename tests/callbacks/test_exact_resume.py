@@ -142,6 +142,21 @@ def test_a_module_and_loader_of_the_users_own_too(batches, settings, tmp_path):
     assert_continues(Chance, tmp_path, foreign_data, batches, **settings)
 
 
+class ByValidation(Chance):
+    """Its learning rate goes by the last validation at steps that have none."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.7, patience=0)
+        scheduler = {"scheduler": plateau, "monitor": "val/loss", "interval": "step", "frequency": 3, "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+@pytest.mark.parametrize("batches", [3, 8, 9])
+def test_what_goes_by_the_last_validation_finds_it(batches, tmp_path):
+    assert_continues(ByValidation, tmp_path, foreign_data, batches, val_check_interval=2)
+
+
 def test_a_loader_with_workers_too(tmp_path):
     assert_continues(Chance, tmp_path, partial(foreign_data, workers=1), 9, max_epochs=2)
 

@@ -169,6 +169,7 @@ def test_a_file_that_was_cut_off_is_passed_over(cut_off, tmp_path):
     ("damage", "message"),
     [
         ({"place": "nowhere"}, r"what ExactResume kept in this checkpoint is damaged: it holds \['epoch_start', 'fin"),
+        ({"metrics": {"val/loss": 3}}, r"what ExactResume kept in this checkpoint is damaged"),
         ({"generators": 3}, r"what ExactResume kept in this checkpoint is damaged"),
         ({"generators": [{"torch": torch.zeros(3)}]}, r"the stored state of the random generators is damaged \(Type"),
     ],
