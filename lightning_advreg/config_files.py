@@ -75,4 +75,17 @@ def _find_config(name: str) -> str:
         return name
     if name.lstrip().startswith("{"):
         return name
+    path = Path(name)
+    if (
+        path.suffix
+        and path.parent.name
+        and path.parts[0] != "configs"
+        and not (configs_folder() / path.parent).is_dir()
+    ):
+        beside = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))
+        near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.4)
+        has = f"the folder has {', '.join(near or beside[:3])}" if beside else f"look at {path.parent}"
+        sys.exit(
+            f"lightning-advreg: there is no file {name}; {has}, or give a name that `lightning-advreg configs` lists."
+        )
     return str(shipped_config(name))
