@@ -40,7 +40,7 @@ _SUBTYPES = re.compile(r"Subtypes: \[(.*)\]")
 _REQUIRED = re.compile(r"the following arguments are required: ([\w., ]+)")
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got value|Given value): (.*)")
-_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\n")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\][.\n]")
 _NO_GPU = "No supported gpu backend found"
 _NO_VALUE = re.compile(r"argument (\S+): expected (?:one|at least one) argument")
 _POSITIONAL = re.compile(r"[Uu]nrecognized arguments: ([^-\s]\S*)")
@@ -93,9 +93,13 @@ def told(message: str, keys: Iterable[str] = ()) -> str:
     said = explanation(message, keys)
     if said is not None:
         return said
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    lines = [line for line in lines if not _FRAME.match(line)] or lines
-    return "\n".join(textwrap.shorten(line, 400, placeholder=" …") for line in lines[:2])
+    lines = [line for line in message.splitlines() if line.strip()]
+    # the innermost where all is frame
+    telling = [line for line in lines if not _FRAME.match(line)] or sorted(lines, key=_indent, reverse=True)[:1]
+    return "\n".join(
+        textwrap.shorten(line.strip().removeprefix("- "), 600 // len(telling[:2]), placeholder=" …")
+        for line in telling[:2]
+    )
 
 
 def explanation(message: str, keys: Iterable[str] = ()) -> str | None:
@@ -226,6 +230,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(by_lower[one] for one in near)}?" if near else "."
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:

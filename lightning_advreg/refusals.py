@@ -1,13 +1,12 @@
 """Errors that are meant for the one who gave a command, told in one line where they end it."""
 
 import dis
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from lightning_advreg.parsing import DEBUG, in_full, told
+from lightning_advreg.parsing import DEBUG, explanation, in_full, told
 from lightning_advreg.values import to_float
 
 _PACKAGES = ("lightning_advreg", "lightning", "pytorch_lightning", "jsonargparse", "torch.optim")
@@ -40,9 +39,12 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if in_full() or not _raised_on_purpose(error.__traceback__):
+        module = _raised_on_purpose(error.__traceback__)
+        if in_full() or module is None:
             raise
-        sys.exit(f"lightning-advreg: error: {told(str(error))}\n{DEBUG} in front of the command shows where.")
+        # what jsonargparse says lies within pages of values
+        said = told(str(error)) if module.startswith("jsonargparse") else explanation(str(error)) or str(error)
+        sys.exit(f"lightning-advreg: error: {said}\n{DEBUG} in front of the command shows where.")
 
 
 def check_budgets(settings: object) -> None:
@@ -81,13 +83,14 @@ def check_budgets(settings: object) -> None:
         check_budgets(one)
 
 
-def _raised_on_purpose(traceback: TracebackType | None) -> bool:
+def _raised_on_purpose(traceback: TracebackType | None) -> str | None:
+    """Give the module whose `raise` an error comes from; None where it is no package's of ours, or fails by itself."""
     if traceback is None:
-        return False
+        return None
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     frame = traceback.tb_frame
     module = str(frame.f_globals.get("__name__", ""))
     ours = any(module == package or module.startswith(f"{package}.") for package in _PACKAGES)
-    # a `raise` of theirs, rather than an operation of theirs that fails
-    return ours and frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    meant = frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return module if ours and meant else None
