@@ -1,6 +1,7 @@
 """``lightning-advreg``, and ``python -m lightning_advreg``: the command line."""
 
 import importlib
+import os
 import sys
 
 from lightning_advreg import __version__
@@ -12,6 +13,10 @@ def console() -> None:
 
     What needs no PyTorch, which takes seconds to import, is answered without it.
     """
+    if "_ARGCOMPLETE" in os.environ:
+        from lightning_advreg.completion import complete
+
+        complete()
     command, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     if command in ("-h", "--help"):
         sys.stdout.write(overview())

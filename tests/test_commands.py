@@ -1,5 +1,7 @@
 """The screen that says what there is, the command ``configs``, and the program's way to its commands."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from lightning_advreg import __version__
 from lightning_advreg.__main__ import console
 from lightning_advreg.commands import COMMANDS, overview, unknown_command
+from lightning_advreg.completion import completion_parser
 from lightning_advreg.config_files import shipped_configs
 from lightning_advreg.configs_command import listing, main, summary
 
@@ -117,3 +120,29 @@ def test_wrong_names_of_configurations():
     with pytest.raises(SystemExit) as caught:
         main(["--copy", "quickstart", "a", "b"])
     assert caught.value.code == 2
+
+
+def test_completion_knows_every_command():
+    commands = {"predict": ["--config", "quickstart", "--ckpt_path", "a.ckpt"], "configs": ["--copy", "quickstart"]}
+    for name in COMMANDS:
+        assert completion_parser().parse_args([name, *commands.get(name, [])]).command == name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("argcomplete") is None, reason="argcomplete is not installed")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("lightning-advreg re", {"report"}),
+        ("lightning-advreg fit --config mnist_t", {"mnist_trades"}),
+        ("lightning-advreg fit --config mi", {"mine.yaml"}),
+        ("lightning-advreg configs --copy eval/", {"eval/autoattack", "eval/autoattack_fast", "eval/gan"}),
+    ],
+)
+def test_a_shell_is_answered(typed, offered, tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+    asked |= {"COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9"}
+    command = [sys.executable, "-m", "lightning_advreg"]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, **asked}, capture_output=True)
+    assert {word.strip() for word in answer.read_text().split("\n")} - {""} == offered
