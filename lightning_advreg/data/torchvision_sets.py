@@ -144,8 +144,8 @@ class TorchvisionDataModule(ImageDataModule):
             others = f"; it looked for {', '.join(file.name for file in files)}" if len(missing) < len(files) else ""
             raise FileNotFoundError(
                 f"{type(self).__name__} finds no {', '.join(missing)} in {folder}{others}. Set data_dir, now "
-                f"{self.data_dir!r}, to the folder that contains {folder.relative_to(Path(self.data_dir).absolute())}, or "
-                "set download=True (--data.init_args.download true)."
+                f"{self.data_dir!r}, to the folder that contains {folder.relative_to(Path(self.data_dir).absolute())}, "
+                "or set download=True (--data.init_args.download true)."
             )
 
 
