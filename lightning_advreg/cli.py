@@ -1,6 +1,5 @@
 """The command line: ``lightning-advreg fit|validate|test|predict --config ...`` and ``lightning-advreg demo``."""
 
-import json
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 # imported so that configs can name their classes without a path
 import lightning_advreg.callbacks
@@ -29,24 +27,13 @@ from lightning_advreg.files.checkpoints import ADD_SAFE, batches_trained, names_
 from lightning_advreg.files.configs import check_configs
 from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
-from lightning_advreg.loggers import ResumableWandbLogger, without_paths
+from lightning_advreg.loggers import ResumableWandbLogger
 from lightning_advreg.metrics_file import RunLogger
 from lightning_advreg.parsing import explain_errors
+from lightning_advreg.refusals import check_budgets, one_line_errors
 from lightning_advreg.resuming import resumed, to_continue
 from lightning_advreg.run_folder import belongs_to, set_aside, take
-
-
-class SaveConfig(SaveConfigCallback):
-    """Save the whole configuration beside the results, and send it to loggers that show hyper-parameters."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration, without the paths of this machine, to every logger but the one that writes files."""
-        config = without_paths(json.loads(json.dumps(self.config.as_dict(), default=str)))
-        # a test may continue the run of W&B that the training has described
-        name = "config" if stage == "fit" else f"{TrainerFn(stage).value}_config"
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams({name: config})
+from lightning_advreg.saved_config import SaveConfig
 
 
 class RunFolderCLI(LightningCLI):
@@ -75,8 +62,12 @@ class RunFolderCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as tensors and plain values alone."""
+        """Load checkpoints as tensors and plain values alone, and refuse budgets that no image has room for."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
+        try:
+            check_budgets(settings)
+        except ValueError as error:
+            self.parser.error(str(error))
         if settings is not None and "weights_only" in settings:
             if settings["weights_only"] is False:
                 self.parser.error(f"--weights_only false would run what a checkpoint says; {ADD_SAFE}.")
@@ -290,11 +281,9 @@ def command_line(kind: type[CLI], args: ArgsType, *, exit_on_error: bool = True)
 
 def console() -> None:
     """Run the command line as a program, whose exit status is 0 unless something fails."""
-    try:
+    with one_line_errors():
         # what `main` gives would be an exit status of 1 to the console script
         main()
-    except RefusedFile as error:
-        sys.exit(f"lightning-advreg: error: {error}")
 
 
 def _loggers(given: object) -> list[Logger]:

@@ -1,14 +1,21 @@
-"""What is wrong with a command line or a configuration, in one line before all details."""
+"""What is wrong with a command line or a configuration, in one line in place of pages."""
 
 import difflib
 import importlib
 import inspect
+import os
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+
+from lightning_advreg.commands import unknown_command
+
+DEBUG = "JSONARGPARSE_DEBUG=true"
+"""The setting of the environment that brings back the whole of an error, and where it was raised."""
 
 _DETAILS = "\nIn full: "
 _PACKAGES = (
@@ -33,11 +40,20 @@ _SUBTYPES = re.compile(r"Subtypes: \[(.*)\]")
 _REQUIRED = re.compile(r"the following arguments are required: ([\w., ]+)")
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got value|Given value): (.*)")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\][.\n]")
+_NO_GPU = "No supported gpu backend found"
+_NO_VALUE = re.compile(r"argument (\S+): expected (?:one|at least one) argument")
+_POSITIONAL = re.compile(r"[Uu]nrecognized arguments: ([^-\s]\S*)")
+_FRAME = re.compile(
+    r"\s*(?:- )?(?:Does not validate|Subtypes:|Errors:|Expected an? |Given value|Got value|Problem with|Parser key)"
+)
 _CHOICE = re.compile(r"invalid choice: '(\w+)' \(choose from (.*?)\)")
 
 
 def explain_errors(parser: Any) -> None:  # noqa: ANN401
-    """Let a parser say in one line what is wrong, and what comes nearest, before what jsonargparse says.
+    """Let a parser say in one line what is wrong, and what comes nearest, in place of what jsonargparse says.
+
+    With ``JSONARGPARSE_DEBUG=true``, and where the parser does not leave the process, all of it follows.
 
     Args:
         parser: The parser of a command line or of one of its subcommands. Parsers that jsonargparse makes of it for
@@ -46,15 +62,44 @@ def explain_errors(parser: Any) -> None:  # noqa: ANN401
     plain = parser.error
 
     def error(message: str, ex: Exception | None = None) -> NoReturn:
-        reason = None if _DETAILS in message else explanation(message, _keys(parser))
-        text = message if reason is None else f"{reason}{_DETAILS}{message}"
-        if reason is not None and parser.exit_on_error:
+        said = None if _DETAILS in message else told(message, _keys(parser))
+        if said is not None and parser.exit_on_error and not in_full():
             # without the usage, which is longer than a screen
-            parser.exit(2, f"error: {text}\n")
+            parser.exit(2, f"error: {said}\n")
+        text = message if said in (None, message) else f"{said}{_DETAILS}{message}"
         plain(text, ex)
         raise AssertionError("a parser's error does not return")
 
     parser.error = error
+
+
+def in_full() -> bool:
+    """Tell whether the environment asks for the whole of an error."""
+    name, _, value = DEBUG.partition("=")
+    return os.environ.get(name, "").lower() == value
+
+
+def told(message: str, keys: Iterable[str] = ()) -> str:
+    r"""Say in a line or two what is wrong: the explanation, or else what the message says apart from its frame.
+
+    Args:
+        message: What jsonargparse says.
+        keys: The keys that are known, such as ``trainer.max_epochs``.
+
+    Example:
+        >>> told("Does not validate against any of the Union subtypes\nErrors:\n  - steps must be at least 1, got 0.")
+        'steps must be at least 1, got 0.'
+    """
+    said = explanation(message, keys)
+    if said is not None:
+        return said
+    lines = [line for line in message.splitlines() if line.strip()]
+    # the innermost where all is frame
+    telling = [line for line in lines if not _FRAME.match(line)] or sorted(lines, key=_indent, reverse=True)[:1]
+    return "\n".join(
+        textwrap.shorten(line.strip().removeprefix("- "), 600 // len(telling[:2]), placeholder=" …")
+        for line in telling[:2]
+    )
 
 
 def explanation(message: str, keys: Iterable[str] = ()) -> str | None:
@@ -72,6 +117,11 @@ def explanation(message: str, keys: Iterable[str] = ()) -> str | None:
         "there is no setting 'trainer.max_epoch'; did you mean trainer.max_epochs?"
     """
     keys = list(keys)
+    if _NO_GPU in message:
+        return (
+            "PyTorch finds no GPU that it can use; set trainer.accelerator to cpu (--trainer.accelerator cpu), or "
+            "install the PyTorch that is made for yours."
+        )
     if found := _SUBCOMMAND_OPTION.search(message) or _UNRECOGNIZED.search(message):
         return _unknown_key(found.groups()[-1], keys)
     if found := _OPTION.search(message):
@@ -81,8 +131,12 @@ def explanation(message: str, keys: Iterable[str] = ()) -> str | None:
     if found := _REQUIRED.search(message):
         return _missing(found.group(1), _last(_CLASS, message[: found.start()]))
     if found := _CHOICE.search(message):
-        name, known = found.group(1), re.findall(r"\w+", found.group(2))
-        return f"there is no command {name!r}{_nearest(name, known)}"
+        return unknown_command(found.group(1))
+    if found := _NO_VALUE.search(message):
+        return f"{found.group(1)} needs a value, and has none; give one behind it."
+    if found := _POSITIONAL.search(message):
+        word = found.group(1)
+        return f"{word!r} has no flag in front of it; a configuration is given by --config {word}."
     return _wrong_type(message)
 
 
@@ -159,11 +213,14 @@ def _wrong_type(message: str) -> str | None:
         return None
     rest = message[keys[-1].end() :]
     types = list(dict.fromkeys(name for name in _TYPE.findall(rest) if name != "NoneType"))
+    literals = list(dict.fromkeys(one for found in _LITERAL.findall(f"{rest}\n") for one in found.split(", ")))
     value = _VALUE.search(rest)
-    if not types or value is None:
+    if not (types or literals) or value is None:
         return None
     inside = _last(_CLASS, message[: keys[-1].start()])
     owner = "" if inside is None else f" of {inside.rpartition('.')[2]}"
+    if literals:
+        return f"{keys[-1].group(1)}{owner} must be one of {', '.join(literals)}, got {value.group(1)!r}."
     wanted = " or ".join(types)
     return f"{keys[-1].group(1)}{owner} must be of type {wanted}, got {value.group(1)!r}; give a value of that type."
 
@@ -173,6 +230,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(by_lower[one] for one in near)}?" if near else "."
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:

@@ -141,11 +141,11 @@ class TorchvisionDataModule(ImageDataModule):
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             folder = files[0].parent
+            others = f"; it looked for {', '.join(file.name for file in files)}" if len(missing) < len(files) else ""
             raise FileNotFoundError(
-                f"{type(self).__name__} finds no {', '.join(missing)} in {folder}; it looked for "
-                f"{', '.join(file.name for file in files)}. Set data_dir, now {self.data_dir!r}, to the folder that "
-                f"contains {folder.relative_to(Path(self.data_dir).absolute())}, or set download=True "
-                "(--data.init_args.download true)."
+                f"{type(self).__name__} finds no {', '.join(missing)} in {folder}{others}. Set data_dir, now "
+                f"{self.data_dir!r}, to the folder that contains {folder.relative_to(Path(self.data_dir).absolute())}, "
+                "or set download=True (--data.init_args.download true)."
             )
 
 
