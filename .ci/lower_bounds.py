@@ -32,7 +32,8 @@ def main(extras: list[str]) -> None:
     for extra in extras:
         if extra not in optional:
             sys.exit(f"lower_bounds.py: there is no extra {extra!r} in pyproject.toml; there are {', '.join(optional)}")
-    print("\n".join(constraints([*project["dependencies"], *(line for extra in extras for line in optional[extra])])))
+    lines = constraints([*project["dependencies"], *(line for extra in extras for line in optional[extra])])
+    sys.stdout.write("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

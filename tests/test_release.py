@@ -37,7 +37,9 @@ def metadata(wheel):
 
 
 def test_every_module_and_configuration_is_in_the_wheel(wheel):
-    configurations = {f"lightning_advreg/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.glob("configs/**/*.yaml")}
+    configurations = {
+        f"lightning_advreg/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.glob("configs/**/*.yaml")
+    }
     modules = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("lightning_advreg/**/*.py")}
     assert "lightning_advreg/configs/quickstart.yaml" in configurations
     assert len(modules) > 100
@@ -100,7 +102,9 @@ def test_the_citation_is_of_this_version():
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob(".github/ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(REPOSITORY.glob(".github/ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda path: path.stem
+)
 def test_issue_templates_are_forms(path):
     form = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert {"name", "description", "body"} <= set(form)
