@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hatchling.build import build_wheel
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -21,11 +22,10 @@ DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    build = pytest.importorskip("hatchling.build")
     folder = tmp_path_factory.mktemp("wheel")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        name = build.build_wheel(str(folder))
+        name = build_wheel(str(folder))
     with zipfile.ZipFile(folder / name) as archive:
         yield archive
 
