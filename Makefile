@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one thread per test process: with two workers on two cores more would only get in each other's way
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg WANDB_MODE=offline
 
-.PHONY: demo test lint types layers unit coverage format clean
+.PHONY: demo test lint types layers unit coverage format wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-advreg demo --out runs/demo
@@ -32,6 +32,10 @@ coverage: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# sdist and wheel in dist/, and the wheel used in a fresh environment that sees the packages of .venv
+wheel: $(VENV)/installed
+	.ci/wheel $(VENV)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
