@@ -11,8 +11,9 @@ from torch import nn
 
 from lightning_advreg.attacks import Attack
 from lightning_advreg.attacks.batch_size import attack_what_fits
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.class_tally import ClassTally
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.data.share import Share, shares
 from lightning_advreg.evaluation.attacks import named_attacks
@@ -28,10 +29,11 @@ class RobustAccuracy(Callback):
     Logs ``val/robust_acc/<name>`` and ``test/robust_acc/<name>`` for each attack at the end of the epoch, where
     ``ModelCheckpoint`` and ``EarlyStopping`` can monitor them. With several loaders, names end in ``/dataloader_<i>``.
 
-    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y). Nothing of the
-    training changes: weights, gradients, BatchNorm statistics, train flags and random generators stay as they are, and
-    the attack runs with gradients on and autocast off whatever the Trainer sets. An attack without a seed of its own
-    draws from a stream that the run's seed and the batch determine, so it finds the same random starts in every epoch.
+    The module's ``forward`` must map images in [0, 1] to logits, and batches be pairs (x, y) or have both at ``keys``.
+    Nothing of the training changes: weights, gradients, BatchNorm statistics, train flags and random generators stay as
+    they are, and the attack runs with gradients on and autocast off whatever the Trainer sets. An attack without a seed
+    of its own draws from a stream that the run's seed and the batch determine, so it finds the same random starts in
+    every epoch.
 
     Over several processes every image counts once, also where the distributed sampler repeats images to give all
     processes equally many. The sanity check attacks too, to find errors early, and leaves nothing behind.
@@ -44,9 +46,11 @@ class RobustAccuracy(Callback):
             sorted by class, as folders are, a warning says how many classes are left out.
         every_n_epochs: Attack in every n-th epoch of ``fit``; ``validate`` and ``test`` always do. In other epochs
             nothing is logged, so a checkpoint callback that monitors the result must skip them as well.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
 
     Raises:
-        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
         ValueError: If there is no attack, a name is empty or contains ``/`` or ``.``, an attack is targeted or leaves
             its budget, a number is below 1, or two of these callbacks use one name.
 
@@ -58,12 +62,17 @@ class RobustAccuracy(Callback):
     """
 
     def __init__(
-        self, attacks: Attack | Mapping[str, Attack], max_samples: int | None = None, every_n_epochs: int = 1
+        self,
+        attacks: Attack | Mapping[str, Attack],
+        max_samples: int | None = None,
+        every_n_epochs: int = 1,
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         self.attacks = named_attacks(attacks)
         self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+        self.keys = checked_keys(keys)
         self._shares: list[Share] = []
         self._tallies: list[ClassTally] = []
         self._fits = _NO_LIMIT
@@ -143,7 +152,7 @@ class RobustAccuracy(Callback):
                 metrics[self._key(stage, name, dataloader_idx)] = Accuracy().to(pl_module.device)
 
     def _attack(self, pl_module: pl.LightningModule, batch: object, stage: str, dataloader_idx: int) -> None:
-        x, y = images_and_labels(batch, "RobustAccuracy")
+        x, y = taken_apart(batch, self.keys, "RobustAccuracy")
         share = self._shares[dataloader_idx]
         place, counted = share.place, share.take(len(x))
         self._tallies[dataloader_idx].see(y, counted)
