@@ -1,6 +1,6 @@
 """Accuracy under attack, measured during validation and test of any LightningModule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -14,6 +14,7 @@ from lightning_advreg.attacks.batch_size import attack_what_fits
 from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.class_tally import ClassTally
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation
+from lightning_advreg.callbacks.pixel_units import PixelUnits
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.data.share import Share, shares
 from lightning_advreg.evaluation.attacks import named_attacks
@@ -48,6 +49,10 @@ class RobustAccuracy(Callback):
             nothing is logged, so a checkpoint callback that monitors the result must skip them as well.
         keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
             tuple, such as ``(0, 1)``. Pairs need none.
+        mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1]. Where the data
+            come normalised, these numbers put the attack and its budget into pixels, and ``forward`` gets normalised
+            images.
+        std: What each channel was divided by then, positive.
 
     Raises:
         TypeError: If an attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
@@ -67,12 +72,16 @@ class RobustAccuracy(Callback):
         max_samples: int | None = None,
         every_n_epochs: int = 1,
         keys: Keys = KEYS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.attacks = named_attacks(attacks)
         self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self.keys = checked_keys(keys)
+        self.mean, self.std = mean, std
+        self._units = PixelUnits(mean, std, "RobustAccuracy")
         self._shares: list[Share] = []
         self._tallies: list[ClassTally] = []
         self._fits = _NO_LIMIT
@@ -158,14 +167,16 @@ class RobustAccuracy(Callback):
         self._tallies[dataloader_idx].see(y, counted)
         if counted == 0:
             return
-        metrics = self._metrics(pl_module)
+        metrics, model = self._metrics(pl_module), self._units.seen_by(pl_module, x.dtype)
         for name, attack in self.attacks.items():
             with evaluation(pl_module, x.device, offset=place):
                 # tensors made under inference mode cannot take part in a backward pass, these copies can
-                images, labels = x[:counted].detach().clone(), y[:counted].clone()
-                x_adv, self._fits = attack_what_fits(attack, pl_module, images, labels, self._fits)
+                images, labels = self._units.clean(x[:counted].detach().clone()), y[:counted].clone()
+                if place == 0 and self.mean is not None:
+                    self._units.check(images)
+                x_adv, self._fits = attack_what_fits(attack, model, images, labels, self._fits)
                 with torch.no_grad():
-                    logits = pl_module(x_adv)
+                    logits = model(x_adv)
             cast(Accuracy, metrics[self._key(stage, name, dataloader_idx)]).update(logits, labels)
 
     def _log(self, pl_module: pl.LightningModule) -> None:
