@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_advreg.attacks import Attack, AttackSchedule, Model, ModelMode, borrowed
 from lightning_advreg.attacks.schedule import given_schedule
 from lightning_advreg.attacks.variants import unchecked
-from lightning_advreg.callbacks.batches import check_labels, put_together, taken_apart
+from lightning_advreg.callbacks.batches import KEYS, Keys, check_labels, checked_keys, put_together, taken_apart
 from lightning_advreg.callbacks.changed_batches import BatchChange
 from lightning_advreg.callbacks.pixel_units import PixelUnits
 from lightning_advreg.checks import check_batch, check_types
@@ -36,9 +36,9 @@ class AdversarialTraining(BatchChange):
     Attacks think in pixels from 0 to 1. Where the data come normalised, give the ``mean`` and ``std`` they were
     normalised with: the attack and its budget are then in pixels, and ``training_step`` gets normalised images again.
 
-    Batches are ``(x, y)``, ``[x, y]``, or dicts with the two ``keys``: images ``(N, C, H, W)`` and class indices
-    ``(N,)``. The first batch is checked: pixels, labels, and one logit per class. Where they are scheduled,
-    ``train/eps_factor`` and ``train/attack_steps`` are logged in every batch.
+    Batches are ``(x, y)``, ``[x, y]``, or have images ``(N, C, H, W)`` and class indices ``(N,)`` at the two ``keys``;
+    what else they hold is handed on as it is. The first batch is checked: pixels, labels, and one logit per class.
+    Where they are scheduled, ``train/eps_factor`` and ``train/attack_steps`` are logged in every batch.
 
     Args:
         attack: The inner maximisation; any callable ``attack(model, x, y) -> x_adv`` will do. Parameters are frozen
@@ -51,7 +51,8 @@ class AdversarialTraining(BatchChange):
             but where the loader has no length.
         mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1].
         std: What each channel was divided by then, positive.
-        keys: The keys of images and labels, in batches that are dicts.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
 
     Raises:
         TypeError: If the attack cannot be called, or cannot follow the schedule; in ``fit``, if a batch is of another
@@ -75,7 +76,7 @@ class AdversarialTraining(BatchChange):
         attack_schedule: AttackSchedule | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        keys: tuple[str, str] = ("image", "label"),
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         if not callable(attack):
@@ -84,13 +85,11 @@ class AdversarialTraining(BatchChange):
             )
         if model is not None and not isinstance(model, str) and not callable(model):
             raise TypeError(f"model must be a name such as 'net', or a callable, got {model!r}.")
-        if isinstance(keys, str) or len(keys) != 2:
-            raise ValueError(f"keys must be two, of images and of labels, such as ('image', 'label'), got {keys!r}.")
         self.attack = attack
         self.model = model
         self.eps_warmup_epochs = to_float(eps_warmup_epochs, "eps_warmup_epochs", minimum=0)
         self.mean, self.std = mean, std
-        self.keys = (keys[0], keys[1])
+        self.keys = checked_keys(keys)
         # the first batch is checked here, and the others are spared the synchronisation
         self._attack = unchecked(attack)
         self.attack_schedule = given_schedule(attack_schedule, eps_warmup_epochs, attack)
@@ -146,7 +145,7 @@ class AdversarialTraining(BatchChange):
         """Give the batch with attacked images."""
         victim = self._victim
         assert victim is not None
-        x, y = taken_apart(batch, self.keys)
+        x, y = taken_apart(batch, self.keys, type(self).__name__)
         check_labels(y)
         check_types(x, y)
         victim.dtype = x.dtype

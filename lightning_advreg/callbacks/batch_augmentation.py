@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from lightning_advreg.attacks.randomness import seeded, stream_of
 from lightning_advreg.augmentations import Augmentation
-from lightning_advreg.callbacks.batches import put_together, taken_apart
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, put_together, taken_apart
 from lightning_advreg.callbacks.changed_batches import BatchChange
 from lightning_advreg.callbacks.pixel_units import PixelUnits
 
@@ -36,7 +36,8 @@ class BatchAugmentation(BatchChange):
     numbers. A batch that is replayed is augmented once.
 
     Images are pixels in [0, 1]. Where the data come normalised, give the ``mean`` and ``std`` they were normalised
-    with. Batches are ``(x, y)``, ``[x, y]``, or dicts with the two ``keys``. The first batch is checked.
+    with. Batches are ``(x, y)``, ``[x, y]``, or have both at the two ``keys``. The first batch is
+    checked.
 
     Args:
         augmentations: What to do, in this order: objects such as ``InputNoise()``, or functions ``(x, y) -> (x, y)``,
@@ -44,7 +45,8 @@ class BatchAugmentation(BatchChange):
         num_classes: The number of classes, where labels are mixed; None asks the data module.
         mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1].
         std: What each channel was divided by then, positive.
-        keys: The keys of images and labels, in batches that are dicts.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
 
     Raises:
         TypeError: If an augmentation cannot be called; in ``fit``, if a batch is of another kind.
@@ -64,7 +66,7 @@ class BatchAugmentation(BatchChange):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        keys: tuple[str, str] = ("image", "label"),
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         if not isinstance(augmentations, Sequence) or not all(callable(a) for a in augmentations):
@@ -74,12 +76,10 @@ class BatchAugmentation(BatchChange):
             )
         if num_classes is not None and (isinstance(num_classes, bool) or num_classes < 2):
             raise ValueError(f"num_classes must be at least 2, or None to ask the data module, got {num_classes!r}.")
-        if isinstance(keys, str) or len(keys) != 2:
-            raise ValueError(f"keys must be two, of images and of labels, such as ('image', 'label'), got {keys!r}.")
         self.augmentations = tuple(augmentations)
         self.num_classes = num_classes
         self.mean, self.std = mean, std
-        self.keys = (keys[0], keys[1])
+        self.keys = checked_keys(keys)
         self._units = PixelUnits(mean, std, type(self).__name__)
         self._mixes = any(getattr(a, "mixes_labels", False) for a in self.augmentations)
         self._checked = False

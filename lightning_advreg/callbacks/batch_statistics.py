@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advreg.attacks import Attack
-from lightning_advreg.callbacks.isolation import images_and_labels, isolated_rng
+from lightning_advreg.callbacks.batches import KEYS, Keys, taken_apart
+from lightning_advreg.callbacks.isolation import isolated_rng
 from lightning_advreg.callbacks.moving_average import exchange_
 from lightning_advreg.networks.dual_norm import adversarial_pass, clean_pass, dual_norms
 
 
-def batch_statistics(trainer: pl.Trainer, module: pl.LightningModule, attack: Attack | None) -> dict[str, Tensor]:
+def batch_statistics(
+    trainer: pl.Trainer, module: pl.LightningModule, attack: Attack | None, keys: Keys = KEYS
+) -> dict[str, Tensor]:
     """Average the batch statistics of each BatchNorm layer over an epoch of training batches, and all processes.
 
     Layers in eval mode, which are frozen, are left out. The module is left as it was, and random numbers come from a
@@ -23,12 +26,13 @@ def batch_statistics(trainer: pl.Trainer, module: pl.LightningModule, attack: At
         trainer: The Trainer, at the end of training.
         module: The module, in training mode.
         attack: Attack the images first; None takes them as they come.
+        keys: Where a batch has its images and labels.
 
     Returns:
         Means and variances, by the names of the module's buffers.
 
     Raises:
-        TypeError: If a batch is not a pair of tensors.
+        TypeError: If a batch has no two tensors there.
     """
     layers = {name: layer for name, layer in module.named_modules() if _follows_batches(layer)}
     names = [f"{name}.{kind}" for name in layers for kind in ("running_mean", "running_var")]
@@ -40,7 +44,7 @@ def batch_statistics(trainer: pl.Trainer, module: pl.LightningModule, attack: At
     try:
         with isolated_rng(module.device), torch.no_grad():
             for batch in islice(_batches(trainer, module), int(trainer.num_training_batches) if layers else 0):
-                x, y = images_and_labels(batch, "WeightAverage(recompute_statistics=True)")
+                x, y = taken_apart(batch, keys, "WeightAverage")
                 with clean_pass() if attack is None else adversarial_pass():
                     images = x if attack is None else attack(module, x, y)
                 for layer in layers.values():

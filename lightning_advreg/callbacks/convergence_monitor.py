@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from lightning_advreg.attacks import FGSM, Alone, Norm
+from lightning_advreg.callbacks.batches import Keys, checked_keys
 from lightning_advreg.callbacks.convergence_actions import Action, Repairs
 from lightning_advreg.callbacks.convergence_cost import CostLimit, clock
 from lightning_advreg.callbacks.convergence_course import Course, collapsed, learning_rates
@@ -49,7 +50,7 @@ class ConvergenceMonitor(Callback):
     Each is said once, and again only after a rollback, and written to ``alarms.json`` in the run folder. On few images,
     differences must also be 3 standard errors long. The rules are for networks in adversarial training.
 
-    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y); beside the callback
+    The module's ``forward`` must map images in [0, 1] to logits, and batches be pairs (x, y); beside the callback
     ``AdversarialTraining``, the budget, ``model``, ``mean``, ``std`` and ``keys`` are taken from there. But for what
     an alarm does, nothing of the training changes. How many images are looked at depends on the time that this takes
     (see ``max_cost``), and with it the figures and, near a threshold, the alarms; 1 makes them repeatable. Over several
@@ -71,6 +72,7 @@ class ConvergenceMonitor(Callback):
             number of images is halved to stay below, but not below 16. Only where an epoch does not pay for so few are
             looks rarer than asked for, and a collapse may go unseen for longer than an epoch.
         seed: Of the random starts.
+        keys: As in ``RobustAccuracy``; None for those of ``AdversarialTraining``.
 
     Attributes:
         alarms: The alarms that were raised.
@@ -78,8 +80,7 @@ class ConvergenceMonitor(Callback):
         cost: The number of images of the last look, and the seconds spent in all.
 
     Raises:
-        TypeError: If the module has no ``forward`` or, to replace its attack, no ``use_attack``, or a batch is not a
-            pair of tensors.
+        TypeError: If the module lacks ``forward`` or, to replace its attack, ``use_attack``, or a batch two tensors.
         ValueError: If a number is out of its range, an action unknown, or there is no budget to be found.
 
     Example:
@@ -96,6 +97,7 @@ class ConvergenceMonitor(Callback):
         norm: Norm | None = None,
         max_cost: Number = 0.05,
         seed: int = 0,
+        keys: Keys | None = None,
     ) -> None:
         super().__init__()
         self.eps = None if eps is None else to_float(eps, "eps", minimum=0)
@@ -104,14 +106,13 @@ class ConvergenceMonitor(Callback):
         if norm is not None and eps is None:
             raise ValueError(f"norm={norm!r} needs an eps of that norm; give both, or neither.")
         FGSM(norm=norm or "linf")
-        self.norm = norm
-        self.action = action
+        self.norm, self.action = norm, action
         self.max_samples = check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self.max_cost = to_float(max_cost, "max_cost", minimum=0)
         if self.max_cost == 0:
             raise ValueError(f"max_cost must be above 0, got {max_cost!r}; a measurement takes some time.")
-        self.seed = seed
+        self.seed, self.keys = seed, None if keys is None else checked_keys(keys)
         self._reset()
 
     def _reset(self) -> None:
@@ -120,15 +121,14 @@ class ConvergenceMonitor(Callback):
         self.cost = CostLimit(samples=self.max_samples, share=self.max_cost)
         self._repairs, self._course = Repairs(self.action), Course()
         self._images = {"val": FixedImages(), "train": FixedImages()}
-        self._losses = LossWatch()
-        self._said: set[str] = set()
+        self._losses, self._said = LossWatch(), set[str]()
         self._batches, self._batch_size, self._since = 0, 1, 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the module can be attacked and repaired, and that there is a budget."""
         if stage != "fit":
             return
-        self._subject = Subject(trainer, pl_module)
+        self._subject = Subject(trainer, pl_module, self.keys)
         self._reset()
         # now, since an action may replace the attack that it comes from
         self._budget = monitored_budget(attack_owner(trainer, pl_module), self.norm, self.eps)

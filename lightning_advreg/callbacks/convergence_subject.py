@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_advreg.attacks import AttackSchedule, Model, Norm
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
-from lightning_advreg.callbacks.batches import taken_apart
-from lightning_advreg.callbacks.isolation import check_classifier, images_and_labels
+from lightning_advreg.callbacks.batches import KEYS, Keys, taken_apart
+from lightning_advreg.callbacks.isolation import check_classifier
 from lightning_advreg.callbacks.pixel_units import PixelUnits
 
 _NAME = "ConvergenceMonitor"
@@ -23,6 +23,7 @@ class Subject:
     Args:
         trainer: The Trainer.
         pl_module: The module.
+        keys: Where a batch has its images and labels; None for what the callback has, or ``("image", "label")``.
 
     Attributes:
         judge_from: For how many epochs the training attack grows. The network does not know the whole budget before.
@@ -31,9 +32,10 @@ class Subject:
         TypeError: If the module has no ``forward``, and no part of it is named.
     """
 
-    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, keys: Keys | None = None) -> None:
         self._module = pl_module
         self._callback = adversarial_training(trainer)
+        self._keys = keys or (KEYS if self._callback is None else self._callback.keys)
         named = None if self._callback is None else self._callback.model
         if named is None:
             check_classifier(pl_module, _NAME)
@@ -63,9 +65,7 @@ class Subject:
         Raises:
             TypeError: If it is of another kind.
         """
-        if self._callback is None:
-            return images_and_labels(batch, _NAME)
-        x, y = taken_apart(batch, self._callback.keys)
+        x, y = taken_apart(batch, self._keys, _NAME)
         # rounding takes pixels out of the range a little
         return (self._units.pixels(x).clamp(0, 1), y) if self._normalized else (x, y)
 

@@ -13,11 +13,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lightning_advreg.callbacks.batches import taken_apart
 from lightning_advreg.callbacks.gan_real_images import RealImages
 from lightning_advreg.callbacks.gan_samples import SampleStream
 from lightning_advreg.callbacks.gan_training_images import training_images
 from lightning_advreg.callbacks.generators import classes_of
-from lightning_advreg.callbacks.isolation import evaluation, images_and_labels
+from lightning_advreg.callbacks.isolation import evaluation
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.data.share import shares
 from lightning_advreg.metrics import (
@@ -205,7 +206,7 @@ class GANEvaluation(Callback):
 
     def _see(self, stage: str, batch: object, dataloader_idx: int) -> None:
         if self._due and dataloader_idx == 0 and not self._real[stage].finished:
-            x, y = images_and_labels(batch, "GANEvaluation")
+            x, y = taken_apart(batch, None, "GANEvaluation")
             self._real[stage].see(x, y)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -93,19 +93,3 @@ def check_classifier(module: pl.LightningModule, callback: str) -> None:
             f"{callback} calls {type(module).__name__} to get logits, but it defines no `forward`; add "
             "`def forward(self, x)` that gives logits (N, K) for images (N, C, H, W) in [0, 1]."
         )
-
-
-def images_and_labels(batch: object, callback: str) -> tuple[Tensor, Tensor]:
-    """Take a batch apart.
-
-    Raises:
-        TypeError: If it is not a pair of tensors.
-    """
-    pair = batch if isinstance(batch, list | tuple) else ()
-    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        raise TypeError(
-            f"{callback} needs batches (x, y) of images and labels, got {type(batch).__name__}"
-            f"{f' of length {len(pair)}' if pair else ''}; turn batches into pairs in the loader's collate_fn, or in "
-            "`on_after_batch_transfer` of the module or data module."
-        )
-    return pair[0], pair[1]

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.animation import log_animation
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated
 from lightning_advreg.callbacks.image_log import batches_trained, log_image
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.reporting import adversarial_examples_figure, image_grid
 from lightning_advreg.values import Number, to_float
@@ -32,9 +33,11 @@ class AdversarialExamples(Callback):
         num_images: How many images of the first batch to show.
         every_n_epochs: Show them in every n-th epoch of ``fit``; ``validate`` and ``test`` always do.
         class_names: A name for each class; numbers are shown without.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
 
     Raises:
-        TypeError: If the attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        TypeError: If the attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
         ValueError: If a number is below 1, or a class has no name.
 
     Example:
@@ -44,7 +47,12 @@ class AdversarialExamples(Callback):
     """
 
     def __init__(
-        self, attack: Attack, num_images: int = 8, every_n_epochs: int = 1, class_names: Sequence[str] | None = None
+        self,
+        attack: Attack,
+        num_images: int = 8,
+        every_n_epochs: int = 1,
+        class_names: Sequence[str] | None = None,
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         if not callable(attack):
@@ -53,6 +61,7 @@ class AdversarialExamples(Callback):
         self.num_images = check_positive(num_images, "num_images")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self.class_names = class_names
+        self.keys = checked_keys(keys)
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -95,7 +104,7 @@ class AdversarialExamples(Callback):
         self._show(trainer, pl_module, "test")
 
     def _keep(self, batch: object) -> None:
-        x, y = images_and_labels(batch, "AdversarialExamples")
+        x, y = taken_apart(batch, self.keys, "AdversarialExamples")
         with torch.inference_mode(False):
             self._kept = x[: self.num_images].detach().clone(), y[: self.num_images].clone()
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_advreg.attacks.precision import working_precision
 from lightning_advreg.checks import RANGE_TOLERANCE
@@ -63,6 +63,23 @@ class PixelUnits:
         """Give images as the batch had them, from pixels in [0, 1]."""
         return (pixels if self._normalize is None else self._normalize.to(pixels.device)(pixels)).to(dtype)
 
+    def clean(self, x: Tensor) -> Tensor:
+        """Give pixels in [0, 1], where what rounding put outside is clipped, and all else left for a check to find."""
+        pixels = self.pixels(x)
+        if self._normalize is None:
+            return pixels
+        clipped = pixels.clamp(0, 1)
+        return torch.where((pixels - clipped).abs() <= self.tolerance, clipped, pixels)
+
+    def seen_by(self, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """Give a model as an attack sees it: from pixels in [0, 1] to logits.
+
+        Args:
+            model: From images as the batch has them to logits.
+            dtype: That of the batch.
+        """
+        return model if self._normalize is None else FromPixels(model, self, dtype)
+
     def check(self, pixels: Tensor) -> None:
         """Check that pixels lie in [0, 1], up to rounding.
 
@@ -78,7 +95,27 @@ class PixelUnits:
         # written so that NaN fails too
         if not (low >= -self.tolerance and high <= 1 + self.tolerance):
             raise ValueError(
-                f"{self._owner} takes pixels in [0, 1], but those of the first training batch go from {low:g} to "
+                f"{self._owner} takes pixels in [0, 1], but those of the first batch go from {low:g} to "
                 f"{high:g}. Give the numbers that the data are normalised with, {self._owner}(..., mean=(...), "
                 "std=(...)), one per channel, in units of [0, 1]; if pixels go up to 255, divide by 255 in the data."
             )
+
+
+class FromPixels(nn.Module):
+    """A model that takes normalised images, as an attack sees it.
+
+    Args:
+        model: From images as the batch has them to logits.
+        units: What images were normalised with.
+        dtype: That of the batch.
+    """
+
+    def __init__(self, model: nn.Module, units: PixelUnits, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.units, self.dtype = model, units, dtype
+        self.training = model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits ``(N, K)`` for pixels ``(N, C, H, W)`` in [0, 1]."""
+        logits: Tensor = self.model(self.units.as_given(x, self.dtype))
+        return logits

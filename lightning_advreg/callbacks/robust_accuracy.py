@@ -1,6 +1,6 @@
 """Accuracy under attack, measured during validation and test of any LightningModule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -11,8 +11,10 @@ from torch import nn
 
 from lightning_advreg.attacks import Attack
 from lightning_advreg.attacks.batch_size import attack_what_fits
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.class_tally import ClassTally
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation
+from lightning_advreg.callbacks.pixel_units import PixelUnits
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.data.share import Share, shares
 from lightning_advreg.evaluation.attacks import named_attacks
@@ -28,10 +30,11 @@ class RobustAccuracy(Callback):
     Logs ``val/robust_acc/<name>`` and ``test/robust_acc/<name>`` for each attack at the end of the epoch, where
     ``ModelCheckpoint`` and ``EarlyStopping`` can monitor them. With several loaders, names end in ``/dataloader_<i>``.
 
-    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y). Nothing of the
-    training changes: weights, gradients, BatchNorm statistics, train flags and random generators stay as they are, and
-    the attack runs with gradients on and autocast off whatever the Trainer sets. An attack without a seed of its own
-    draws from a stream that the run's seed and the batch determine, so it finds the same random starts in every epoch.
+    The module's ``forward`` must map images in [0, 1] to logits, and batches be pairs (x, y) or have both at ``keys``.
+    Nothing of the training changes: weights, gradients, BatchNorm statistics, train flags and random generators stay as
+    they are, and the attack runs with gradients on and autocast off whatever the Trainer sets. An attack without a seed
+    of its own draws from a stream that the run's seed and the batch determine, so it finds the same random starts in
+    every epoch.
 
     Over several processes every image counts once, also where the distributed sampler repeats images to give all
     processes equally many. The sanity check attacks too, to find errors early, and leaves nothing behind.
@@ -44,9 +47,15 @@ class RobustAccuracy(Callback):
             sorted by class, as folders are, a warning says how many classes are left out.
         every_n_epochs: Attack in every n-th epoch of ``fit``; ``validate`` and ``test`` always do. In other epochs
             nothing is logged, so a checkpoint callback that monitors the result must skip them as well.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
+        mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1]. Where the data
+            come normalised, these numbers put the attack and its budget into pixels, and ``forward`` gets normalised
+            images.
+        std: What each channel was divided by then, positive.
 
     Raises:
-        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
         ValueError: If there is no attack, a name is empty or contains ``/`` or ``.``, an attack is targeted or leaves
             its budget, a number is below 1, or two of these callbacks use one name.
 
@@ -58,12 +67,21 @@ class RobustAccuracy(Callback):
     """
 
     def __init__(
-        self, attacks: Attack | Mapping[str, Attack], max_samples: int | None = None, every_n_epochs: int = 1
+        self,
+        attacks: Attack | Mapping[str, Attack],
+        max_samples: int | None = None,
+        every_n_epochs: int = 1,
+        keys: Keys = KEYS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.attacks = named_attacks(attacks)
         self.max_samples = None if max_samples is None else check_positive(max_samples, "max_samples")
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
+        self.keys = checked_keys(keys)
+        self.mean, self.std = mean, std
+        self._units = PixelUnits(mean, std, "RobustAccuracy")
         self._shares: list[Share] = []
         self._tallies: list[ClassTally] = []
         self._fits = _NO_LIMIT
@@ -143,20 +161,22 @@ class RobustAccuracy(Callback):
                 metrics[self._key(stage, name, dataloader_idx)] = Accuracy().to(pl_module.device)
 
     def _attack(self, pl_module: pl.LightningModule, batch: object, stage: str, dataloader_idx: int) -> None:
-        x, y = images_and_labels(batch, "RobustAccuracy")
+        x, y = taken_apart(batch, self.keys, "RobustAccuracy")
         share = self._shares[dataloader_idx]
         place, counted = share.place, share.take(len(x))
         self._tallies[dataloader_idx].see(y, counted)
         if counted == 0:
             return
-        metrics = self._metrics(pl_module)
+        metrics, model = self._metrics(pl_module), self._units.seen_by(pl_module, x.dtype)
         for name, attack in self.attacks.items():
             with evaluation(pl_module, x.device, offset=place):
                 # tensors made under inference mode cannot take part in a backward pass, these copies can
-                images, labels = x[:counted].detach().clone(), y[:counted].clone()
-                x_adv, self._fits = attack_what_fits(attack, pl_module, images, labels, self._fits)
+                images, labels = self._units.clean(x[:counted].detach().clone()), y[:counted].clone()
+                if place == 0 and self.mean is not None:
+                    self._units.check(images)
+                x_adv, self._fits = attack_what_fits(attack, model, images, labels, self._fits)
                 with torch.no_grad():
-                    logits = pl_module(x_adv)
+                    logits = model(x_adv)
             cast(Accuracy, metrics[self._key(stage, name, dataloader_idx)]).update(logits, labels)
 
     def _log(self, pl_module: pl.LightningModule) -> None:

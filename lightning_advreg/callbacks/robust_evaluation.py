@@ -23,9 +23,10 @@ from lightning_advreg.attacks import (
     Version,
     fingerprint,
 )
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.collected import CollectedImages
 from lightning_advreg.callbacks.evaluation_pictures import show_report
-from lightning_advreg.callbacks.isolation import Logits, check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.isolation import Logits, check_classifier, evaluation
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.schedule import check_positive
 from lightning_advreg.data.share import shares
@@ -53,8 +54,8 @@ class RobustEvaluation(Callback):
     the loggers and the folder ``images``: accuracy against the budget, accuracy of each class, adversarial examples.
     With several loaders, names end in ``dataloader_<i>``.
 
-    The module's ``forward`` must map images in [0, 1] to logits, and batches must be pairs (x, y). Nothing of the
-    module changes, and the attacks run with gradients on and autocast off whatever the Trainer sets.
+    The module's ``forward`` must map images in [0, 1] to logits, and batches be pairs (x, y) or have both at ``keys``.
+    Nothing of the module changes, and the attacks run with gradients on and autocast off whatever the Trainer sets.
 
     Args:
         attacks: Attacks by name, or one; None for AutoAttack.
@@ -73,12 +74,14 @@ class RobustEvaluation(Callback):
         progress: Show bars, unless the Trainer's are off.
         acceleration: How the network is made fast for the search; successes are confirmed on the network itself.
         seed: Of attacks that have none of their own.
+        keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
+            tuple, such as ``(0, 1)``. Pairs need none.
 
     Attributes:
         reports: The reports of the last ``test``, one for each loader that had images.
 
     Raises:
-        TypeError: If the module has no ``forward``, an attack cannot be called, or a batch is not a pair of tensors.
+        TypeError: If the module has no ``forward``, an attack cannot be called, or a batch has no two tensors there.
         ValueError: If there is no budget to be found, a number is below its bound, AutoAttack's settings come with
             other attacks, a class has no name, or another callback logs or writes under the same names.
 
@@ -102,6 +105,7 @@ class RobustEvaluation(Callback):
         progress: bool = True,
         acceleration: Acceleration | None = Acceleration(),
         seed: int = 0,
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         self.attacks = None if attacks is None else named_attacks(attacks)
@@ -122,6 +126,7 @@ class RobustEvaluation(Callback):
         self.class_names = class_names
         self.batch_size = None if batch_size is None else check_positive(batch_size, "batch_size")
         self.progress, self.acceleration, self.seed = progress, acceleration, seed
+        self.keys = checked_keys(keys)
         self.reports: list[RobustnessReport] = []
         self._collected: list[CollectedImages] = []
 
@@ -159,7 +164,7 @@ class RobustEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the images."""
-        self._collected[dataloader_idx].add(*images_and_labels(batch, "RobustEvaluation"))
+        self._collected[dataloader_idx].add(*taken_apart(batch, self.keys, "RobustEvaluation"))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attack, and leave the results."""

@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_advreg.attacks import Attack
 from lightning_advreg.callbacks.batch_statistics import batch_statistics
-from lightning_advreg.callbacks.isolation import check_classifier, evaluation, images_and_labels
+from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
+from lightning_advreg.callbacks.isolation import check_classifier, evaluation
 from lightning_advreg.callbacks.moving_average import MovingAverage, exchange_
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.data.share import Share, shares
@@ -60,14 +61,15 @@ class WeightAverage(Callback):
         swap_at_end: Whether the module holds the averaged weights once ``fit`` has ended. Off by default, so that a
             checkpoint made then can be continued.
         recompute_statistics: Whether BatchNorm statistics are recomputed for the averaged weights when training ends,
-            from one epoch of training batches (x, y). Validation before that, and checkpoints, have the copied ones.
+            from one epoch of training batches. Validation before that, and checkpoints, have the copied ones.
         statistics_attack: Attack those batches first, as adversarial training does; clean by default.
+        keys: Where a batch has its images and labels, as in ``RobustAccuracy``; pairs (x, y) need none.
 
     Attributes:
         average: The average: its ``weights`` by the names of the module's parameters, and its ``steps``.
 
     Raises:
-        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch is not a pair of tensors.
+        TypeError: If an attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
         ValueError: If an argument is out of its range, or the strategy shards weights.
 
     Example:
@@ -88,6 +90,7 @@ class WeightAverage(Callback):
         swap_at_end: bool = False,
         recompute_statistics: bool = False,
         statistics_attack: Attack | None = None,
+        keys: Keys = KEYS,
     ) -> None:
         super().__init__()
         self.average = MovingAverage(None if decay is None else to_float(decay, "decay", minimum=0, below=1))
@@ -99,13 +102,12 @@ class WeightAverage(Callback):
             raise ValueError("attacks are run in validation, which validate=False leaves out; set validate=True.")
         self.start_epoch, self.validate, self.use_in_test = start_epoch, validate, use_in_test
         self.swap_at_end, self.recompute_statistics = swap_at_end, recompute_statistics
-        self.statistics_attack = statistics_attack
+        self.statistics_attack, self.keys = statistics_attack, checked_keys(keys)
         robust = None if attacks is None else RobustAccuracy(attacks, max_samples)
         self.attacks: dict[str, Attack] = {} if robust is None else robust.attacks
         self.max_samples = max_samples
         self._module: pl.LightningModule | None = None
-        self._restored = False
-        self._stepped: set[int] = set()
+        self._restored, self._stepped = False, set[int]()
         self._hooks: list[RemovableHandle] = []
         self._raw: dict[str, Tensor] = {}
         self._shares: list[tuple[Share, Share]] = []
@@ -173,7 +175,7 @@ class WeightAverage(Callback):
         """Recompute statistics, if asked to."""
         if self.recompute_statistics and self.average:
             with self._averaged(pl_module):
-                self.average.statistics = batch_statistics(trainer, pl_module, self.statistics_attack)
+                self.average.statistics = batch_statistics(trainer, pl_module, self.statistics_attack, self.keys)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average into the module, if asked to; after the last checkpoint."""
@@ -206,7 +208,7 @@ class WeightAverage(Callback):
         """Classify the batch with averaged weights, and attack it."""
         if not self.validate:
             return
-        x, y = images_and_labels(batch, _KEY)
+        x, y = taken_apart(batch, self.keys, _KEY)
         clean, attacked = self._shares[dataloader_idx]
         place = clean.place
         counts: dict[str | None, int] = {None: clean.take(len(x))}

@@ -281,8 +281,10 @@ def test_batches_that_are_no_pairs_are_refused(tmp_path):
     x, y = images(4)
     module = Foreign()
     module.validation_step = lambda batch, batch_idx: None
-    batches = DataLoader([{"image": x[i], "label": y[i]} for i in range(4)])
-    with pytest.raises(TypeError, match=r"RobustAccuracy needs batches \(x, y\) .* got dict; turn batches into pairs"):
+    batches = DataLoader([{"pixels": x[i], "label": y[i]} for i in range(4)])
+    with pytest.raises(
+        TypeError, match=r"RobustAccuracy needs batches \(x, y\) .* got dict with the keys pixels, label"
+    ):
         trainer(tmp_path, RobustAccuracy(PGD3)).validate(module, batches, verbose=False)
 
 
