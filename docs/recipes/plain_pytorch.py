@@ -26,7 +26,7 @@ def main(epochs=5, max_samples=100):
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     attack = PGD(eps=EPS, step_size=0.05, steps=5)
-    soft, hard = L1(1e-5), MaxNorm(3.0)
+    soft, hard = L1(1e-5), MaxNorm(0.65)
 
     for epoch in range(epochs):
         model.train()
