@@ -40,7 +40,7 @@ def test_the_smallest_are_pruned_exactly_as_many_as_asked_and_once(layer, sparsi
     assert count in (0, len(sizes)) or sizes[zeros].max() <= sizes[~zeros].min()
     kept = (after != 0) if granularity == "weight" else (~zeros).unsqueeze(1).expand_as(after)
     assert torch.equal(after[kept], before[kept])
-    assert projected.at_bound == pytest.approx(count / len(sizes))
+    assert float(projected.at_bound) == pytest.approx(count / len(sizes), abs=1e-6)
     assert projected.moved == pytest.approx(count / len(sizes))
     assert projected.distance == pytest.approx(((before - after).norm() / before.norm()).item(), abs=1e-6)
     once = values(net)
