@@ -1,6 +1,5 @@
 """The folder of a run: it can be written to, holds one run at a time, and loses nothing of earlier ones."""
 
-import itertools
 import os
 import re
 import socket
@@ -11,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_advreg.files import aside
 
 LOCK = ".lock"
 """The file that a run holds in its folder while it goes on."""
@@ -141,8 +142,6 @@ def belongs_to(checkpoint: str | os.PathLike[str], root: Path) -> bool:
 
 @rank_zero_only
 def set_aside(path: Path) -> None:
-    """Rename a file or folder that an earlier run left, to the first free name with a number."""
+    """Rename a file or folder that an earlier run left, in the main process alone."""
     # CSVLogger deletes what an earlier run left
-    if path.exists():
-        names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
+    aside.set_aside(path)

@@ -75,13 +75,13 @@ class Course:
             trainer.should_stop = self.finished
         elif self._loaded is not None and self._place is None:
             # Lightning saved it within a batch or an epoch: the best that can be done
-            self._put_back(trainer)
+            self._put_back(trainer, self._loaded)
         self._epoch_start = [random_state(trainer.strategy.root_device)]
 
     def run_has_begun(self, trainer: pl.Trainer) -> None:
         """After the hooks of the start."""
         if self._place == "epoch":
-            self._put_back(trainer)
+            self._put_back(trainer, self._loaded)
 
     def epoch_begins(self, trainer: pl.Trainer, fetcher: Any) -> None:  # noqa: ANN401
         """Before the first batch of an epoch, or the first after a start, is fetched.
@@ -103,7 +103,7 @@ class Course:
     def epoch_has_begun(self, trainer: pl.Trainer) -> None:
         """Right before that batch."""
         if self._place == "step":
-            self._put_back(trainer)
+            self._put_back(trainer, self._loaded)
             self._continued = self._loaded
         elif _tells_its_place(trainer):
             self._epoch_start = []
@@ -113,9 +113,8 @@ class Course:
 
     def validation_passed_over(self, trainer: pl.Trainer) -> None:
         """After a start right behind a validation, over which Lightning passes, but for which it makes an iterator."""
-        self._loaded, self._continued = self._continued, None
-        self._put_back(trainer)
-        self._loaded = None
+        self._put_back(trainer, self._continued)
+        self._continued = None
 
     def epoch_ends(self, trainer: pl.Trainer) -> None:
         """Before what ends an epoch."""
@@ -144,15 +143,13 @@ class Course:
         # the loop counts them itself
         fetcher.fetched -= batches
 
-    def _put_back(self, trainer: pl.Trainer) -> None:
-        if self._loaded is not None:
-            metrics = self._loaded.get("metrics", {})
-            trainer.callback_metrics.update(
-                {name: value.to(trainer.strategy.root_device) for name, value in metrics.items()}
-            )
-        states = None if self._loaded is None else self._loaded["generators"]
-        if states is not None:
-            set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+    def _put_back(self, trainer: pl.Trainer, kept: dict[str, Any] | None) -> None:
+        if kept is None:
+            return
+        device = trainer.strategy.root_device
+        trainer.callback_metrics.update({name: value.to(device) for name, value in kept.get("metrics", {}).items()})
+        if kept["generators"] is not None:
+            set_random_state(kept["generators"][trainer.global_rank], device)
 
 
 def _check(kept: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from lightning_advreg.callbacks.loop_moments import (
 )
 from lightning_advreg.callbacks.noticed_signals import NoticedSignals
 from lightning_advreg.callbacks.schedule import check_positive
+from lightning_advreg.files.aside import set_aside
 from lightning_advreg.values import Number, to_float
 
 _DUE = 1
@@ -277,7 +278,7 @@ class ExactResume(Callback):
 
     def _set_aside(self, path: Path) -> None:
         try:
-            former = resume_file.set_aside(path)
+            former = set_aside(path)
         except OSError as error:
             rank_zero_warn(f"ExactResume could not rename {path} of an earlier run ({error.strerror or error}).")
             return

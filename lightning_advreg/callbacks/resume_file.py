@@ -1,7 +1,5 @@
 """The file that a run continues from: written as a whole or not at all, and found again."""
 
-import itertools
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_advreg.files import RefusedFile, read_checkpoint
+from lightning_advreg.files.atomic import take_place
 
 NAME = "resume.ckpt"
 """Its name in the run's folder."""
@@ -41,27 +40,12 @@ def put_in_place(path: Path) -> None:
         draft.rename(path)
         _remove(old)
         return
-    # before the name changes: after a power cut the new name could stand for an empty file
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
+    take_place(draft, path)
 
 
 def discard_draft(path: Path) -> None:
     """Remove what a run that was killed while it wrote has left; nothing is said where that fails."""
     _remove(draft_of(path))
-
-
-def set_aside(path: Path) -> Path | None:
-    """Rename what an earlier run left, ``resume.ckpt`` to ``resume_1.ckpt``, where there is any.
-
-    Returns:
-        Its new name, or None.
-    """
-    if not path.exists():
-        return None
-    names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
-    return path.rename(next(name for name in names if not name.exists()))
 
 
 def checkpoint_to_continue(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:

@@ -44,7 +44,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     draft = _draft(target)
     try:
         yield draft
-        _finish(draft, target)
+        take_place(draft, target)
     except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -112,7 +112,16 @@ def _draft(target: Path) -> Path:
     return target.with_name(f".{target.stem[:100]}.{uuid4().hex[:12]}.draft{target.suffix}")
 
 
-def _finish(draft: Path, target: Path) -> None:
+def take_place(draft: Path, target: Path) -> None:
+    """Let a file that is written take the place of another, once all of it is on the disk.
+
+    Args:
+        draft: The file, in the folder of the other.
+        target: The other, which need not exist; its permissions are kept.
+
+    Raises:
+        OSError: If it cannot.
+    """
     with draft.open("rb+") as file:
         os.fsync(file.fileno())
     with suppress(FileNotFoundError):
