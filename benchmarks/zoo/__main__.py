@@ -17,7 +17,7 @@ from pathlib import Path
 # one thread, unless somebody says otherwise: figures are timed beside other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.zoo.building import Settings, build, render_again
+from benchmarks.zoo.building import IMAGES, Settings, build, render_again
 from benchmarks.zoo.entries import ENTRIES
 from lightning_advreg.zoo import cards
 
@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES), metavar="NAME")
     parser.add_argument("--out", type=Path, default=cards.FOLDER, help="folder of cards/ and weights/ (the package)")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="folder where progress is saved")
-    parser.add_argument("--pgd-images", type=int, default=10_000)
-    parser.add_argument("--autoattack-images", type=int, default=1_000)
+    parser.add_argument("--pgd-images", type=int, default=IMAGES["pgd40"])
+    parser.add_argument("--autoattack-images", type=int, default=IMAGES["autoattack"])
     parser.add_argument("--samples", type=int, default=10_000, help="samples of a generator to judge")
     parser.add_argument("--weights", choices=["raw", "average"], help="instead of what the entry says; recorded")
     parser.add_argument("--no-progress", action="store_true", help="no bars")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,9 @@ DATA = {
     "source": "LeCun, Cortes and Burges; 5,000 of the 60,000 are kept for validation",
     "licence": "CC BY-SA 3.0, as the documentation of Keras states it; no image is part of the file",
 }
+IMAGES: Mapping[str, int] = MappingProxyType({"pgd40": 10_000, "autoattack": 1_000})
+"""How many test images an attack gets, unless somebody says otherwise."""
+
 _BETTER = {"frechet": "lower", "kernel": "lower", "mode_kl": "lower"}
 
 
@@ -90,7 +94,7 @@ def build(entry: Entry, runs: Path, settings: Settings, *, which: Literal["raw",
         "data": {**DATA, "train_images": config["data"]["init_args"].get("train_size") or DATA["train_images"]},
         "weights": {"file": f"{entry.name}.safetensors", "sha256": digest, "bytes": path.stat().st_size},
         "training": training,
-        "evaluation": _environment(entry, work, chosen if which else None),
+        "evaluation": _environment(entry, settings, which),
     }
     if entry.extractor is None:
         facts["results"] = _accuracies(entry, network, settings, work, digest)
@@ -186,14 +190,18 @@ def _samples(entry: Entry, network: nn.Module, settings: Settings) -> dict[str, 
     }
 
 
-def _environment(entry: Entry, work: Path, which: str | None) -> dict[str, Any]:
+def _environment(entry: Entry, settings: Settings, which: str | None) -> dict[str, Any]:
     """Note where and with what the figures are measured."""
+    work = settings.work / entry.name
     record_start(work, command=[], device=torch.device("cpu"), processes=1)
     start = json.loads((work / "environment.json").read_text(encoding="utf-8"))["starts"][0]
-    flag = f" --weights {which}" if which else ""
+    flags = [] if which is None else [f"--weights {which}"]
+    if entry.extractor is None:
+        names = {"pgd40": "--pgd-images", "autoattack": "--autoattack-images"}
+        flags += [f"{names[key]} {count}" for key, count in settings.images.items() if count != IMAGES[key]]
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": f"python -m benchmarks.zoo --runs runs --data-dir data --only {entry.name}{flag}",
+        "command": "python -m benchmarks.zoo --runs runs --data-dir data --only " + " ".join([entry.name, *flags]),
         "hardware": hardware(start),
         "versions": start["versions"],
     }

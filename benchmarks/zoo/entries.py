@@ -69,7 +69,7 @@ _ALL = (
         what="A small convolutional network trained plainly, with dropout and without penalties, limits or attacks: "
         "the baseline that the others are compared with. It reads {clean} of the test images, and AutoAttack at Linf "
         "0.3 leaves {autoattack}. The generator of this zoo is judged in its features.",
-        limits=(*_LIMITS, "It withstands no attack, and was not trained to.", _NOT_TESTED),
+        limits=(*_LIMITS, "It does not withstand this attack, and was not trained to.", _NOT_TESTED),
     ),
     Entry(
         name="mnist_max_norm",
@@ -78,7 +78,7 @@ _ALL = (
         what="The network of `mnist_plain` with a hard limit: after each step the weights of every unit are projected "
         "to a Euclidean norm of at most 2 (max-norm regularisation). It reads {clean} of the test images. AutoAttack "
         "at Linf 0.3 leaves {autoattack}: a limit of this kind is no defence.",
-        limits=(*_LIMITS, "It withstands no attack of this size, and was not trained to.", _NOT_TESTED),
+        limits=(*_LIMITS, "It does not withstand this attack, and was not trained to.", _NOT_TESTED),
     ),
     Entry(
         name="mnist_pgd_at",

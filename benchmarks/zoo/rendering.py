@@ -1,5 +1,6 @@
 """Cards as Markdown: the front matter holds the facts, and all else follows from them and from the entry."""
 
+import re
 import textwrap
 from typing import Any
 
@@ -39,7 +40,7 @@ def render(entry: Entry, facts: dict[str, Any]) -> str:
     Returns:
         The whole file.
     """
-    front = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110)
+    front = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     results = facts["results"]
     what = entry.what.format(**_said(results, entry))
     load = _CLASSIFIER if entry.extractor is None else _GENERATOR
@@ -59,12 +60,12 @@ def render(entry: Entry, facts: dict[str, Any]) -> str:
         "## Intended use\n",
         _wrapped(entry.use),
         "## Limits\n",
-        "".join(_wrapped(limit, "- ") for limit in entry.limits).replace("\n\n", "\n") + "",
+        "".join(_wrapped(limit, "- ") for limit in entry.limits),
         "## How to load it\n",
         load.format(name=entry.name),
         "## How it was made\n",
         _made(facts),
-        f"```console\n$ {facts['training']['command']}\n$ {evaluation['command']}\n```\n",
+        f"```console\n{_command(facts['training']['command'])}{_command(evaluation['command'])}```\n",
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts).replace("---\n\n# ", "---\n\n# ")
 
@@ -152,6 +153,13 @@ def _made(facts: dict[str, Any]) -> str:
         {"what": "SHA-256", "value": f"`{weights['sha256']}`"},
     ]
     return markdown_table(rows)
+
+
+def _command(text: str) -> str:
+    # a line that went on within quotes would hold the backslash
+    kept = re.sub("'[^']*'", lambda quoted: quoted[0].replace(" ", "\N{NO-BREAK SPACE}"), f"$ {text}")
+    lines = textwrap.wrap(kept, 112, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines).replace("\N{NO-BREAK SPACE}", " ") + "\n"
 
 
 def _wrapped(text: str, begin: str = "") -> str:

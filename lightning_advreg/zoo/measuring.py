@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from lightning_advreg import attacks
 from lightning_advreg.attacks import Attack, AutoAttack, describe_attack
+from lightning_advreg.attacks.autoattack import Version
 from lightning_advreg.evaluation import Rate, evaluate_robustness
 from lightning_advreg.metrics import (
     ClassAccuracy,
@@ -117,7 +118,7 @@ def settings_of(attack: Attack) -> dict[str, Any]:
     return dict(describe_attack(attack))
 
 
-def quicker(attack: Attack, version: str) -> Attack:
+def quicker(attack: Attack, version: Version) -> Attack:
     """Give AutoAttack in another version; other attacks as they are."""
     return dataclasses.replace(attack, version=version) if isinstance(attack, AutoAttack) else attack
 
