@@ -38,8 +38,6 @@ DATA = {
 IMAGES: Mapping[str, int] = MappingProxyType({"pgd40": 10_000, "autoattack": 1_000})
 """How many test images an attack gets, unless somebody says otherwise."""
 
-_BETTER = {"frechet": "lower", "kernel": "lower", "mode_kl": "lower"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -175,9 +173,7 @@ def _samples(entry: Entry, network: nn.Module, settings: Settings) -> dict[str, 
         raise ValueError(f"{entry.name} is judged by {entry.extractor}, which is not in {settings.out}; make it first.")
     extractor = ClassifierFeatures(load_network(path))
     found = sample_figures(network, extractor, x, y, num_samples=settings.samples, seed=0, progress=settings.progress)
-    figures: dict[str, Any] = {
-        name: {"value": float(f"{value:.6g}"), "better": _BETTER.get(name, "higher")} for name, value in found.items()
-    }
+    figures: dict[str, Any] = {name: {"value": float(f"{value:.6g}")} for name, value in found.items()}
     right = round(found["class_accuracy"] * settings.samples)
     figures["class_accuracy"]["interval"] = [round(bound, 5) for bound in wilson_interval(right, settings.samples)]
     print(f"{entry.name}: {', '.join(f'{name} {value:.4g}' for name, value in found.items())}", flush=True)

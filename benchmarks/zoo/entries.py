@@ -75,9 +75,9 @@ _ALL = (
         name="mnist_max_norm",
         run="mnist_max_norm",
         summary="hard regularisation: max-norm 2 on every unit",
-        what="The network of `mnist_plain` with a hard limit: after each step the weights of every unit are projected "
-        "to a Euclidean norm of at most 2 (max-norm regularisation). It reads {clean} of the test images. AutoAttack "
-        "at Linf 0.3 leaves {autoattack}: a limit of this kind is no defence.",
+        what="The network of `mnist_plain`, trained for longer and with a hard limit: after each step the weights "
+        "of every unit are projected to a Euclidean norm of at most 2 (max-norm regularisation). It reads {clean} of "
+        "the test images. AutoAttack at Linf 0.3 leaves {autoattack}: a limit of this kind is no defence.",
         limits=(*_LIMITS, "It does not withstand this attack, and was not trained to.", _NOT_TESTED),
     ),
     Entry(

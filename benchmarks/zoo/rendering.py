@@ -30,6 +30,20 @@ with torch.no_grad():
 """
 
 
+_TITLES = {
+    "frechet": ("Fréchet distance", "lower"),
+    "kernel": ("kernel distance, mean over subsets", "lower"),
+    "kernel_std": ("its standard deviation over subsets", "-"),
+    "precision": ("precision", "higher"),
+    "recall": ("recall", "higher"),
+    "density": ("density", "higher"),
+    "coverage": ("coverage", "higher"),
+    "modes": ("classes that occur, of 10", "higher"),
+    "mode_kl": ("divergence from equal shares of classes, nats", "lower"),
+    "class_accuracy": ("share read as the class that was asked for", "higher"),
+}
+
+
 def render(entry: Entry, facts: dict[str, Any]) -> str:
     """Write a card.
 
@@ -121,9 +135,8 @@ def _samples(results: dict[str, Any]) -> str:
     for name, found in results["figures"].items():
         interval = found.get("interval")
         shown = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %" if interval else "-"
-        rows.append(
-            {"figure": name, "value": f"{found['value']:.4g}", "95 % interval": shown, "better": found["better"]}
-        )
+        title, better = _TITLES[name]
+        rows.append({"figure": title, "value": f"{found['value']:.4g}", "95 % interval": shown, "better": better})
     extractor = results["extractor"]
     told = (
         f"{results['samples']:,} samples (noise of seed {results['seed']}, classes in turn) against the "
