@@ -142,7 +142,7 @@ def _evaluate(options: argparse.Namespace, write: Callable[[str], Any]) -> None:
             if options.autoattack != figure.attack["version"]:
                 title += f" ({options.autoattack}: an upper bound)"
         folder = None if options.checkpoint is None else options.checkpoint / card.name / key
-        rate, _ = measuring.robust_rate(network, x, y, attack, progress=shown, checkpoint=folder)
+        rate, _ = measuring.robust_rate(network, x, y, attack, progress=shown, checkpoint=folder, name=key)
         rows.append(_row(figure, title, rate))
     write(f"{card.name}, the first {len(x):,} test images, beside its card\n\n")
     write(aligned(rows, {"measured", "card", "images"}) + "\n\n")

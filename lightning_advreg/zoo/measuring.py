@@ -76,6 +76,7 @@ def robust_rate(
     *,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    name: str = "attack",
 ) -> tuple[Rate, dict[str, Rate]]:
     """Count the images that an attack leaves.
 
@@ -86,15 +87,16 @@ def robust_rate(
         attack: The attack.
         progress: Show a bar.
         checkpoint: A folder where progress is saved, and from which the same call continues.
+        name: What the bar calls the attack.
 
     Returns:
         What withstood the attack, and what withstood each of its stages and those before, by name.
     """
     folder = None if checkpoint is None else Path(checkpoint)
     report = evaluate_robustness(
-        network, x, y, {"attack": attack}, masking=False, progress=progress, checkpoint=folder, batch_size=_BATCH
+        network, x, y, {name: attack}, masking=False, progress=progress, checkpoint=folder, batch_size=_BATCH
     )
-    found = report.attacks["attack"]
+    found = report.attacks[name]
     return found.robust, dict(found.stages)
 
 

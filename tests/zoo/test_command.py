@@ -1,7 +1,9 @@
 """The command ``zoo``: what it prints, copies and measures, and what it says of wrong arguments."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,19 +34,14 @@ def test_the_table_has_a_line_for_each_network(capsys):
     assert "Attacks are Linf, eps 0.3: mnist_max_norm, mnist_pgd_at, mnist_plain, mnist_trades" in lines
 
 
-def test_the_table_and_a_card_need_no_torch():
+def test_the_table_and_a_card_need_no_torch(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     script = "import sys\nfrom lightning_advreg.zoo.command import main\nmain(sys.argv[1:])\n"
     script += "sys.exit(bool({'torch', 'numpy', 'lightning'} & set(sys.modules)))"
     for arguments in ([], ["mnist_trades"], ["mnist_trades", "--copy", "copy.safetensors"]):
-        subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, cwd=HERE)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    global HERE
-    HERE = tmp_path
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(measuring.__file__).rsplit("/lightning_advreg/", 1)[0])
+        command = [sys.executable, "-c", script, *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+    assert (tmp_path / "copy.safetensors").is_file()
 
 
 def test_a_card_is_shown(capsys):
