@@ -75,7 +75,7 @@ def test_figures_are_measured_beside_those_of_the_card(capsys, monkeypatch):
     rate = measuring.clean_rate(load_model("mnist_plain"), x[:50], y[:50])
     (clean,) = (line for line in lines if line.startswith("clean "))
     (autoattack,) = (line for line in lines if line.startswith("AutoAttack, Linf 0.3 (fast: an upper bound) "))
-    assert clean.split()[1] == f"{100 * rate.accuracy:.2f}" and autoattack.split()[8] == "0.00"
+    assert clean.split()[1] == f"{100 * rate.accuracy:.2f}" and autoattack.split()[7] == "0.00"
     assert f"{100 * model_card('mnist_plain').figures['clean'].accuracy:.2f} %" in clean
     # other labels: neither figure meets the card
     monkeypatch.setattr(measuring, "images_to_test", lambda module, folder, download: (x, (y + 1) % 10))
