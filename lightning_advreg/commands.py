@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "report": ("show runs and ablations as one HTML page", "lightning_advreg.report.command"),
         "export": ("write the weights of a run as safetensors", "lightning_advreg.export"),
         "samples": ("write labelled images of a GAN, to train with", "lightning_advreg.samples"),
+        "zoo": ("show, copy or measure the trained networks that come along", "lightning_advreg.zoo.command"),
         "configs": ("list, print or copy the configurations that come along", "lightning_advreg.configs_command"),
     }
 )

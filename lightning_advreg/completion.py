@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_advreg.commands import COMMANDS
 from lightning_advreg.config_files import shipped_configs
+from lightning_advreg.zoo.cards import models
 
 
 def complete() -> None:
@@ -34,12 +35,18 @@ def completion_parser() -> argparse.ArgumentParser:
         if name == "configs":
             command.add_argument("name", nargs="?").completer = _configs  # type: ignore[attr-defined]
             command.add_argument("--copy", nargs="+").completer = _configs  # type: ignore[attr-defined]
+        elif name == "zoo":
+            command.add_argument("name", nargs="?").completer = _networks  # type: ignore[attr-defined]
         elif not module or name == "ablate":
             command.add_argument("--config", action="append").completer = _configs  # type: ignore[attr-defined]
         if not module:
             for flag in ("--ckpt_path", "--resume", "--print_config"):
                 command.add_argument(flag)
     return parser
+
+
+def _networks(prefix: str, **_: Any) -> list[str]:  # noqa: ANN401
+    return [name for name in models() if name.startswith(prefix)]
 
 
 def _configs(prefix: str, **_: Any) -> list[str]:  # noqa: ANN401

@@ -9,15 +9,45 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_advreg.data.generated_file import write_generated
 from lightning_advreg.modules import GAN
 from lightning_advreg.modules.loading import load_module
+from lightning_advreg.networks import Generator
 from lightning_advreg.networks.pixels import to_bytes
 from lightning_advreg.values import Number, to_float
+from lightning_advreg.zoo import load_model, model_card, models
 
 _LEAST_ACCEPTED = 0.001
+
+
+class GeneratorAlone(nn.Module):
+    """A generator without the rest of its GAN, with what is asked of a GAN to sample from it.
+
+    Args:
+        generator: From noise, and labels where it is conditional, to images.
+
+    Raises:
+        ValueError: If it is no generator.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(generator, Generator):
+            raise ValueError(f"samples come from a generator, and {type(generator).__name__} is none.")
+        self.generator = generator
+        self.latent_dim = generator.latent_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.generator.parameters()).device
+
+    def sample(self, *inputs: Tensor) -> Tensor:
+        """Give images for noise, and labels."""
+        images: Tensor = self.generator(*inputs)
+        return images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +69,7 @@ class LabelledSamples:
 
 
 def labelled_samples(
-    gan: GAN,
+    gan: GAN | GeneratorAlone,
     num: int,
     *,
     classifier: LightningModule | None = None,
@@ -55,7 +85,7 @@ def labelled_samples(
     device.
 
     Args:
-        gan: The GAN, on the device to use.
+        gan: The GAN, or a generator of the zoo, on the device to use.
         num: How many to keep, at least 1.
         classifier: From images in [0, 1] to logits ``(N, K)``, on the same device.
         min_confidence: In [0, 1].
@@ -115,9 +145,7 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     try:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        gan = load_module(options.ckpt_path, device)
-        if not isinstance(gan, GAN):
-            raise ValueError(f"--ckpt_path {options.ckpt_path} is a {type(gan).__name__}, not a GAN.")
+        gan = _gan(options, device)
         classifier = None if options.label_by is None else load_module(options.label_by, device)
         if isinstance(classifier, GAN):
             raise ValueError(f"--label-by {options.label_by} is a GAN, not a classifier.")
@@ -136,8 +164,20 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
+def _gan(options: argparse.Namespace, device: torch.device) -> GAN | GeneratorAlone:
+    if options.zoo is not None:
+        if not model_card(options.zoo).is_classifier:
+            return GeneratorAlone(load_model(options.zoo, device=device))
+        made = [name for name in models() if not model_card(name).is_classifier]
+        raise ValueError(f"--zoo {options.zoo} is a classifier, not a generator; generators are {', '.join(made)}.")
+    gan = load_module(options.ckpt_path, device)
+    if not isinstance(gan, GAN):
+        raise ValueError(f"--ckpt_path {options.ckpt_path} is a {type(gan).__name__}, not a GAN.")
+    return gan
+
+
 def _inputs(
-    gan: GAN, classes: int | None, seed: int, batch_size: int, num: int, *, filtered: bool
+    gan: GAN | GeneratorAlone, classes: int | None, seed: int, batch_size: int, num: int, *, filtered: bool
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Give noise and labels, without an end where some of the images will be dropped."""
     generator, first = torch.Generator().manual_seed(seed), 0
@@ -151,7 +191,7 @@ def _inputs(
 
 @torch.no_grad()
 def _batch(
-    gan: GAN, z: Tensor, y: Tensor | None, classifier: LightningModule | None
+    gan: GAN | GeneratorAlone, z: Tensor, y: Tensor | None, classifier: LightningModule | None
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Give images, labels, the probability of each, and on how many the classifier agrees with the generator."""
     module: Any = gan
@@ -190,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: lightning-advreg samples --ckpt_path runs/mnist_gan/checkpoints/last.ckpt --num 50000 "
         "--label-by runs/mnist_regularized/checkpoints/last.ckpt --min-confidence 0.9 --out generated.npz",
     )  # fmt: skip
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a GAN")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt_path", type=Path, help="checkpoint of a GAN")
+    source.add_argument("--zoo", metavar="NAME", help="a generator of the zoo, such as mnist_dcgan_conditional")
     parser.add_argument("--num", type=int, required=True, help="images to write")
     parser.add_argument("--out", type=Path, default=Path("samples.npz"), help="file to write (samples.npz)")
     parser.add_argument(

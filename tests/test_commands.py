@@ -135,6 +135,7 @@ def test_completion_knows_every_command():
         ("lightning-advreg re", {"report"}),
         ("lightning-advreg fit --config mnist_t", {"mnist_trades"}),
         ("lightning-advreg fit --config mi", {"mine.yaml"}),
+        ("lightning-advreg zoo mnist_tr", {"mnist_trades"}),
         ("lightning-advreg configs --copy eval/", {"eval/autoattack", "eval/autoattack_fast", "eval/gan"}),
     ],
 )

@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import lightning_advreg
+from lightning_advreg.zoo import models
 
 REPOSITORY = Path(__file__).parents[1]
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -46,6 +47,13 @@ def test_every_module_and_configuration_is_in_the_wheel(wheel):
     assert {*configurations, *modules, "lightning_advreg/py.typed", "lightning_advreg/report/style.css"} <= set(
         wheel.namelist()
     )
+
+
+def test_the_zoo_is_in_the_wheel_as_it_is_here(wheel):
+    files = [path for path in REPOSITORY.glob("lightning_advreg/zoo/*/*") if path.suffix in (".md", ".safetensors")]
+    assert len(files) == 2 * len(models()) > 0
+    for path in files:
+        assert wheel.read(str(path.relative_to(REPOSITORY))) == path.read_bytes()
 
 
 def test_nothing_but_the_package_is_installed(wheel):

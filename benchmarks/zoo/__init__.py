@@ -1,0 +1,1 @@
+"""The model zoo, made from finished runs: weights, figures, cards."""
