@@ -108,7 +108,7 @@ def _accuracies(results: dict[str, Any]) -> str:
     for found in results.values():
         rows.append(_row(found["title"], found))
         stages = found.get("stages") or {}
-        rows += [_row(f"after {name}", stage) for name, stage in stages.items()] if len(stages) > 1 else []
+        rows += [_row(f"… after {name}", stage) for name, stage in stages.items()] if len(stages) > 1 else []
     attacks = [
         f"{found['title']}: {', '.join(f'{key} {value}' for key, value in found['attack'].items() if key != 'attack')}."
         for found in results.values()

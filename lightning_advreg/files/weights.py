@@ -72,7 +72,11 @@ def export_weights(module: nn.Module, path: str | os.PathLike[str], *, config: s
     path = Path(path)
     try:
         with writing(path) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode
             save_file(weights, draft, metadata=metadata)
+            # it makes files that nobody but their owner may read
+            draft.chmod(mode & 0o777)
     except SafetensorError as error:
         # it says why a disk could not be written in words of its own
         raise OSError(f"{path} could not be written: {first_line(error)}; free space, or give another path.") from error

@@ -35,6 +35,12 @@ def exported(tmp_path):
     return export_weights(conv(norm="batch", dropout=0.3), tmp_path / "weights.safetensors", config="seed: 0\n")
 
 
+def test_others_may_read_an_export_where_they_may_read_other_files(tmp_path, exported):
+    beside = tmp_path / "beside.txt"
+    beside.touch()
+    assert exported.stat().st_mode == beside.stat().st_mode
+
+
 def same(one, other):
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -23,6 +23,7 @@ from lightning_advreg.files import load_network
 from lightning_advreg.modules.loading import load_module
 from lightning_advreg.networks import MNISTConvNet
 from lightning_advreg.zoo import cards, load_model
+from lightning_advreg.zoo.measuring import clean_rate, images_to_test
 
 from ..data.sources import TEST, write_idx
 from ..modules.parts import trainer
@@ -101,6 +102,10 @@ def test_a_run_becomes_weights_and_a_card(run, settings, monkeypatch):
     assert facts["evaluation"]["command"].endswith("--only small --pgd-images 6 --autoattack-images 4")
     figures = cards.read_card(path).figures
     assert [figure.images for figure in figures.values()] == [TEST, 6, 4]
+    x, y = images_to_test("MNISTDataModule", run)
+    assert figures["clean"].accuracy == clean_rate(load_model("small"), x, y).accuracy
+    x_adv = FGSM(eps=0.3, seed=0)(load_model("small"), x[:6], y[:6])
+    assert figures["pgd40"].accuracy == clean_rate(load_model("small"), x_adv, y[:6]).accuracy
     assert figures["autoattack"].attack["version"] == "fast" and figures["pgd40"].attack["attack"] == "FGSM"
     assert list(facts["results"]["autoattack"]["stages"]) == ["apgd-ce", "apgd-t"]
     assert render(ENTRY, dict(facts)) == path.read_text(encoding="utf-8")
