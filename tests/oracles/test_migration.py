@@ -106,20 +106,21 @@ def test_with_random_numbers_ball_and_accuracy_are_the_same(title, attacked):
 @pytest.mark.parametrize("title", MINIMAL)
 def test_minimal_attacks_succeed_as_often_with_perturbations_as_small(title, attacked):
     before, after = (names["adv_images"] for names in both(title, attacked, 50))
-    assert abs(right(attacked, before, 50) - right(attacked, after, 50)) <= 3
+    left_before, left_after = right(attacked, before, 50), right(attacked, after, 50)
+    assert abs(left_before - left_after) <= 3 if title == "CW" else left_after < left_before < 25
     with torch.no_grad():
         fell = torch.stack([attacked["model"](x).argmax(1) != attacked["labels"][:50] for x in (before, after)]).all(0)
-    assert fell.sum() > 20
+    assert fell.sum() > 10
     lengths = [(x - attacked["images"][:50]).flatten(1).norm(dim=1)[fell].mean().item() for x in (before, after)]
     assert lengths[1] == pytest.approx(lengths[0], rel=0.15)
 
 
 def test_autoattack_leaves_no_more(attacked):
-    before, after = (names["adv_images"] for names in both("AutoAttack", attacked, 30))
+    before, after = (names["adv_images"] for names in both("AutoAttack", attacked, 12))
     for x_adv in (before, after):
-        assert (x_adv - attacked["images"][:30]).abs().max() <= EPS + 1e-4
-    assert right(attacked, after, 30) <= right(attacked, before, 30)
-    assert right(attacked, before, 30) < 30
+        assert (x_adv - attacked["images"][:12]).abs().max() <= EPS + 1e-4
+    assert right(attacked, after, 12) <= right(attacked, before, 12)
+    assert right(attacked, before, 12) < 12
 
 
 def test_the_accuracy_of_a_loader(attacked):
@@ -184,7 +185,7 @@ def test_defaults_of_torchattacks_are_as_said(attacked):
     assert {getattr(torchattacks, name)(model).steps for name in ("APGD", "APGDT", "FAB")} == {10}
     suite = torchattacks.AutoAttack(model)
     assert [one.steps for one in suite._autoattack.attacks[:3]] == [10, 10, 10]
-    assert suite._autoattack.attacks[3].resc_schedule
+    assert suite._autoattack.attacks[3].rescale_schedule
     assert (torchattacks.PGDL2(model).eps, torchattacks.PGDL2(model).alpha) == (1.0, 0.2)
     from lightning_advreg.attacks import APGD, FAB, AutoAttack
 
