@@ -6,6 +6,7 @@ import sys
 
 from lightning_advreg import __version__
 from lightning_advreg.commands import COMMANDS, overview, unknown_command
+from lightning_advreg.run_help import page, wants_page
 
 
 def console() -> None:
@@ -30,6 +31,9 @@ def console() -> None:
     if not command.startswith("-") and command not in COMMANDS:
         sys.stderr.write(f"lightning-advreg: error: {unknown_command(command)}\n")
         sys.exit(2)
+    if wants_page(command, arguments):
+        sys.stdout.write(page(command))
+        sys.exit(0)
     module = COMMANDS[command][1] if command in COMMANDS else ""
     if module:
         sys.exit(importlib.import_module(module).main(arguments))

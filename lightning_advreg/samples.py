@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from lightning_advreg.data.generated_file import write_generated
 from lightning_advreg.modules import GAN
@@ -76,6 +77,7 @@ def labelled_samples(
     min_confidence: Number = 0.0,
     seed: int = 0,
     batch_size: int = 256,
+    progress: bool = False,
 ) -> LabelledSamples:
     """Make labelled images with the averaged generator.
 
@@ -91,6 +93,7 @@ def labelled_samples(
         min_confidence: In [0, 1].
         seed: Of the noise.
         batch_size: How many to make at once.
+        progress: Show a bar of the images that are kept.
 
     Raises:
         ValueError: If a number is out of its range, there is nothing to take labels from, the classifier knows fewer
@@ -115,18 +118,20 @@ def labelled_samples(
         classifier.eval()
     parts: list[tuple[Tensor, Tensor]] = []
     kept = made = agreed = 0
-    for z, y in _inputs(gan, classes, seed, batch_size, num, filtered=share > 0):
-        images, labels, sure, right = _batch(gan, z, y, classifier)
-        chosen = sure >= share
-        parts.append((images[chosen].cpu(), labels[chosen].cpu()))
-        kept, made, agreed = kept + int(chosen.sum()), made + len(z), agreed + right
-        if kept >= num:
-            break
-        if made >= 10 / _LEAST_ACCEPTED and kept < _LEAST_ACCEPTED * made:
-            raise ValueError(
-                f"of {made} samples {kept} have a confidence of at least {share:g}; lower min_confidence, or train the "
-                "GAN for longer."
-            )
+    with tqdm(total=num, desc="samples", unit="img", disable=not progress, dynamic_ncols=True) as bar:
+        for z, y in _inputs(gan, classes, seed, batch_size, num, filtered=share > 0):
+            images, labels, sure, right = _batch(gan, z, y, classifier)
+            chosen = sure >= share
+            parts.append((images[chosen].cpu(), labels[chosen].cpu()))
+            kept, made, agreed = kept + int(chosen.sum()), made + len(z), agreed + right
+            bar.update(min(kept, num) - bar.n)
+            if kept >= num:
+                break
+            if made >= 10 / _LEAST_ACCEPTED and kept < _LEAST_ACCEPTED * made:
+                raise ValueError(
+                    f"of {made} samples {kept} have a confidence of at least {share:g}; lower min_confidence, or train "
+                    "the GAN for longer."
+                )
     images, labels = (torch.cat(each)[:num] for each in zip(*parts, strict=True))
     counted = classes is not None and classifier is not None
     return LabelledSamples(images=images, labels=labels, made=made, agreed=agreed / made if counted else None)
@@ -156,6 +161,7 @@ def main(args: Sequence[str]) -> int:
             min_confidence=options.min_confidence,
             seed=options.seed,
             batch_size=options.batch_size,
+            progress=True,
         )
         path = write_generated(options.out, found.images, found.labels)
     except (ValueError, OSError) as error:

@@ -14,6 +14,7 @@ from lightning_advreg.commands import COMMANDS, overview, unknown_command
 from lightning_advreg.completion import completion_parser
 from lightning_advreg.config_files import shipped_configs
 from lightning_advreg.configs_command import listing, main, summary
+from lightning_advreg.run_help import page, wants_page
 
 
 def ended(monkeypatch, *arguments):
@@ -55,11 +56,29 @@ def test_every_command_leads_to_its_module(name, monkeypatch, capsys):
 def test_help_and_configurations_need_no_torch(tmp_path):
     script = "import sys\nfrom lightning_advreg.__main__ import console\ntry:\n    console()\n"
     script += "except SystemExit:\n    sys.stderr.write(str({'torch', 'lightning', 'numpy'} & set(sys.modules)))\n"
-    for arguments in (["--help"], ["configs"], ["configs", "--copy", "quickstart"], ["fitt"]):
+    asked = (["fit", "--help"], ["test", "--config", "quickstart", "-h"])
+    for arguments in (*asked, ["--help"], ["configs"], ["configs", "--copy", "quickstart"], ["fitt"]):
         command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         assert done.stderr.splitlines()[-1] == "set()", arguments
     assert (tmp_path / "quickstart.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name, (_, module) in COMMANDS.items() if not module])
+def test_the_help_of_a_run_fits_onto_two_screens(name, monkeypatch, capsys):
+    assert ended(monkeypatch, name, "--help") == 0
+    said = capsys.readouterr().out
+    assert said == page(name)
+    lines = said.splitlines()
+    assert len(lines) <= 46 and max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"usage: lightning-advreg {name} --config")
+    assert ended(monkeypatch, name, "--config", "quickstart", "-h") == 0
+    assert capsys.readouterr().out == said
+
+
+def test_the_short_help_is_not_in_the_way_of_others():
+    assert not wants_page("fit", ["--help", "all"]) and not wants_page("fit", ["--model.help", "GAN"])
+    assert not wants_page("fit", ["--config", "quickstart", "all"]) and not wants_page("samples", ["--help"])
 
 
 def test_configurations_are_listed_by_their_first_comment(capsys):

@@ -134,7 +134,8 @@ def test_the_command_writes_a_file_that_joins_training(tmp_path, checkpoints, ca
     path = tmp_path / "made.npz"
     flags = ["--num", "40", "--out", str(path), "--label-by", classifier, "--device", "cpu", "--seed", "3"]
     assert main(["--ckpt_path", gan, *flags]) == 0
-    printed = capsys.readouterr().out
+    printed, bar = capsys.readouterr()
+    assert "samples: 100%" in bar and "40/40" in bar
     assert f"40 labelled images are in {path}" in printed and f"--data.init_args.extra_path {path}" in printed
     stored = np.load(path)
     expected = labelled_samples(load_module(gan), 40, classifier=load_module(classifier), seed=3)

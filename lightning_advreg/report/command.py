@@ -2,8 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from lightning_advreg.files import write_text
 from lightning_advreg.report.ablations import is_ablation, read_ablation
@@ -36,8 +38,8 @@ def main(args: Sequence[str]) -> int:
         ablations = [folder for folder in folders if is_ablation(folder)]
         runs = [folder for folder in folders if not is_ablation(folder)]
         page = report_page(
-            [read_run(folder, name) for folder, name in zip(runs, short_names(runs), strict=True)],
-            [read_ablation(folder, name) for folder, name in zip(ablations, short_names(ablations), strict=True)],
+            [read_run(folder, name) for folder, name in _shown("runs", runs)],
+            [read_ablation(folder, name) for folder, name in _shown("ablations", ablations)],
             title=options.title,
             left_out=[f"Left out: {reason}" for reason in skipped],
         )
@@ -48,6 +50,12 @@ def main(args: Sequence[str]) -> int:
         sys.stderr.write(f"Left out: {reason}\n")
     sys.stdout.write(f"{len(runs)} runs and {len(ablations)} ablations are in {options.out}\n")
     return 0
+
+
+def _shown(what: str, folders: Sequence[Path]) -> Iterable[tuple[Path, str]]:
+    """Give folders with short names, and show a bar while they are read."""
+    pairs = zip(folders, short_names(folders), strict=True)
+    return tqdm(pairs, desc=what, total=len(folders), disable=not folders, leave=False, dynamic_ncols=True)
 
 
 def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -19,7 +19,9 @@ def test_runs_and_ablations_go_into_one_file(tmp_path, capsys):
     runs = [str(write_run(tmp_path / name)) for name in ("a", "b")]
     out = tmp_path / "deep/report.html"
     assert main([*runs, str(write_ablation(tmp_path / "c")), "--out", str(out), "--title", "Mine"]) == 0
-    assert "2 runs and 1 ablations are in" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "2 runs and 1 ablations are in" in said.out and str(out) in said.out
+    assert "runs: " in said.err and "0/2" in said.err and "0/1" in said.err  # the bars
     text = out.read_text()
     assert text.startswith("<!DOCTYPE html>") and "<title>Mine</title>" in text
 
