@@ -1,0 +1,53 @@
+"""The API reference: a page for each room, and one that lists them."""
+
+from repository import PACKAGE, Room
+
+LATER = "api/{room}.md"
+
+
+def pages(rooms: list[Room]) -> dict[str, str]:
+    """Give the text of each page by its path in the site."""
+    return {"api/index.md": _index(rooms), **{path(room): _page(room) for room in rooms}}
+
+
+def path(room: Room) -> str:
+    """Give the path of a room's page."""
+    return LATER.format(room=room.title)
+
+
+def _index(rooms: list[Room]) -> str:
+    rows = [f"| [`{room.name}`]({room.title}.md) | {_first(room.text)} | {len(room.names)} |" for room in rooms]
+    return "\n".join(
+        [
+            "# API reference",
+            "",
+            "A page for each room, with what its `__all__` names; the rest may change without notice",
+            "([versions and deprecations](../CONTRIBUTING.md#versions-and-deprecations)). From the docstrings of the source.",
+            "",
+            "| room | holds | names |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _page(room: Room) -> str:
+    rows = [f"| [`{one.name}`][{room.name}.{one.name}] | {_cell(one.summary)} |" for one in room.names]
+    blocks = [block for one in room.names for block in (f"::: {_where(room, one.module)}.{one.name}", "")]
+    return "\n".join(
+        [f"# {room.name}", "", room.text, "", "| name | |", "|---|---|", *rows, "", "## Reference", "", *blocks]
+    )
+
+
+def _where(room: Room, module: str) -> str:
+    # griffe follows the imports of a room; what another room defines is shown under this room's name as well
+    return room.name if module.startswith(PACKAGE) else module
+
+
+def _first(text: str) -> str:
+    return _cell(text.partition("\n")[0])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
