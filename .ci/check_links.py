@@ -1,4 +1,4 @@
-"""Crawls a built site: every internal link and anchor leads somewhere, every page is reached, nothing comes from a server.
+"""Crawls a built site: every link and anchor leads somewhere, every page is reached, nothing comes from a server.
 
 python .ci/check_links.py build/site
 """

@@ -1,35 +1,24 @@
-"""The API reference: a page for each room, and one that lists them."""
+"""The API reference: a page for each room, and the table of them."""
 
 from repository import PACKAGE, Room
 
-LATER = "api/{room}.md"
+MARKER = "<!-- rooms -->"
 
 
 def pages(rooms: list[Room]) -> dict[str, str]:
     """Give the text of each page by its path in the site."""
-    return {"api/index.md": _index(rooms), **{path(room): _page(room) for room in rooms}}
+    return {path(room): _page(room) for room in rooms}
 
 
 def path(room: Room) -> str:
     """Give the path of a room's page."""
-    return LATER.format(room=room.title)
+    return f"api/{room.title}.md"
 
 
-def _index(rooms: list[Room]) -> str:
+def listed(rooms: list[Room]) -> str:
+    """Give the table of all rooms."""
     rows = [f"| [`{room.name}`]({room.title}.md) | {_first(room.text)} | {len(room.names)} |" for room in rooms]
-    return "\n".join(
-        [
-            "# API reference",
-            "",
-            "A page for each room, with what its `__all__` names; the rest may change without notice",
-            "([versions and deprecations](../CONTRIBUTING.md#versions-and-deprecations)). From the docstrings of the source.",
-            "",
-            "| room | holds | names |",
-            "|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    return "\n".join(["| room | holds | names |", "|---|---|---|", *rows])
 
 
 def _page(room: Room) -> str:

@@ -15,11 +15,6 @@ class Docstrings(griffe.Extension):
 
 
 def changed(text: str) -> str:
-    """Give a docstring in the words that griffe knows.
-
-    Example:
-        >>> changed("See :class:`PGD`.\\n\\nExample:\\n    >>> 1")
-        'See `PGD`.\\n\\nExamples:\\n    >>> 1'
-    """
+    """Give a docstring in the words that griffe knows."""
     text = re.sub(r"^(\s*)Example:[ \t]*$", r"\1Examples:", text, flags=re.MULTILINE)
     return re.sub(r":(?:class|func|meth|mod|attr):`~?([^`]+)`", r"`\1`", text)

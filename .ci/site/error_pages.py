@@ -97,16 +97,11 @@ class _Reader:
         """Give owner, kind and words of each message."""
         for node in self.tree.body:
             owner = node.name if isinstance(node, ast.ClassDef | ast.FunctionDef) else ""
-            inner = [one for one in ast.walk(node) if isinstance(one, ast.FunctionDef)]
-            for function in inner or [node]:
-                nested = {id(one) for below in inner if below is not function for one in ast.walk(below)}
-                nested -= {id(one) for above in inner if function in ast.walk(above) for one in ast.walk(function)}
-                for one in ast.walk(function):
-                    if id(one) not in nested and (spoken := self._spoken(one)):
-                        kind, words = spoken
-                        for text in self._templates(words, function, 0):
-                            shown = "" if owner.startswith("_") else owner
-                            yield shown, kind, re.sub(f"{HOLE}+", HOLE, " ".join(text.split()))
+            shown = "" if owner.startswith("_") else owner
+            for function, one in sorted(_inside(node, node), key=lambda pair: getattr(pair[1], "lineno", 0)):
+                if spoken := self._spoken(one):
+                    for text in self._templates(spoken[1], function, 0):
+                        yield shown, spoken[0], re.sub(f"{HOLE}+", HOLE, " ".join(text.split()))
 
     def _spoken(self, node: ast.AST) -> tuple[str, ast.expr] | None:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
@@ -149,8 +144,9 @@ class _Reader:
             return self._named(node.id, function, below)
         if isinstance(node, ast.Call) and _called(node) in self.functions:
             callee = self.functions[_called(node)]
-            given = [one.value for one in ast.walk(callee) if isinstance(one, ast.Return) and one.value is not None]
-            return [t for one in given for t in self._templates(one, callee, below)] or [HOLE]
+            given = [one for one in ast.walk(callee) if isinstance(one, ast.Return)]
+            given.sort(key=lambda one: one.lineno)
+            return [t for one in given for t in self._templates(one.value, callee, below)] or [HOLE]
         return [HOLE]
 
     def _named(self, name: str, function: ast.AST, depth: int) -> list[str]:
@@ -166,6 +162,14 @@ class _Reader:
             there = _Reader(module, self.trees[module], self.trees)
             return there._named(original, there.tree, depth)
         return [HOLE]
+
+
+def _inside(node: ast.AST, function: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Give everything in a statement, each with the innermost function around it."""
+    yield function, node
+    inner = node if isinstance(node, ast.FunctionDef) else function
+    for one in ast.iter_child_nodes(node):
+        yield from _inside(one, inner)
 
 
 def _joined(parts: list[list[str]]) -> list[str]:

@@ -42,6 +42,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     path = page.file.src_uri
     if path == "errors.md":
         markdown = markdown.replace(error_pages.MARKER, error_pages.section(error_pages.messages(), rooms()))
+    markdown = markdown.replace(api_pages.MARKER, api_pages.listed(rooms()) if path == "api/index.md" else "")
     if measured.COMPARED in markdown:
         markdown = markdown.replace(measured.COMPARED, measured.side_by_side(Path(config.docs_dir)))
     if page.meta.get("method"):

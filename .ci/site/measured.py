@@ -137,7 +137,7 @@ def _row(name: str, row: Mapping[str, Any], columns: list[dict[str, Any]]) -> st
 def _cell(given: object, unit: str) -> str:
     values = [one for one in (given if isinstance(given, list) else [given]) if one is not None]
     if not values:
-        return "–"
+        return "-"
     if any(isinstance(one, str) for one in values):
         return ", ".join(map(str, dict.fromkeys(values)))
     mean = statistics.fmean(values)

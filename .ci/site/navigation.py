@@ -55,8 +55,8 @@ def navigation(pages: Iterable[str]) -> list[Entry]:
         pages: The paths of all pages in the site, such as ``methods/attacks/pgd.md``.
 
     Example:
-        >>> navigation(["index.md", "methods/index.md", "methods/gan/r1.md", "new.md"])
-        [{'Start': ['index.md']}, {'Methods': ['methods/index.md', {'GANs': ['methods/gan/r1.md']}]}, {'Project': ['new.md']}]
+        >>> navigation(["methods/index.md", "methods/gan/r1.md", "new.md"])
+        [{'Methods': ['methods/index.md', {'GANs': ['methods/gan/r1.md']}]}, {'Project': ['new.md']}]
     """
     left = set(pages)
     named = {one.rpartition("=")[2] for _, entries in TABS for one in entries}

@@ -91,8 +91,8 @@ def _public(tree: ast.Module) -> list[str] | None:
 
 def _name(root: Path, name: str, module: str, original: str) -> Name:
     path = root.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    tree = parsed(file)
+    package = path / "__init__.py"
+    tree = parsed(package if package.is_file() else path.with_suffix(".py"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == original:
             return Name(name, module, "class", summary(ast.get_docstring(node)))
