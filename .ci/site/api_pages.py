@@ -1,11 +1,13 @@
 """The API reference: a page for each room, and the table of them."""
 
+from collections.abc import Sequence
+
 from repository import PACKAGE, Room
 
 MARKER = "<!-- rooms -->"
 
 
-def pages(rooms: list[Room]) -> dict[str, str]:
+def pages(rooms: Sequence[Room]) -> dict[str, str]:
     """Give the text of each page by its path in the site."""
     return {path(room): _page(room) for room in rooms}
 
@@ -15,7 +17,7 @@ def path(room: Room) -> str:
     return f"api/{room.title}.md"
 
 
-def listed(rooms: list[Room]) -> str:
+def listed(rooms: Sequence[Room]) -> str:
     """Give the table of all rooms."""
     rows = [f"| [`{room.name}`]({room.title}.md) | {_first(room.text)} | {len(room.names)} |" for room in rooms]
     return "\n".join(["| room | holds | names |", "|---|---|---|", *rows])

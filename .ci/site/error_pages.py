@@ -3,7 +3,7 @@
 import ast
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -54,7 +54,7 @@ def messages(root: Path = ROOT) -> list[Message]:
     return list(found)
 
 
-def section(found: list[Message], rooms: list[Room]) -> str:
+def section(found: list[Message], rooms: Sequence[Room]) -> str:
     """Give the messages as Markdown, by room and by class or function."""
     public = {(one.module, one.name): f"{room.name}.{one.name}" for room in reversed(rooms) for one in room.names}
     texts = {room.title: room.text.partition("\n")[0] for room in rooms}

@@ -1,6 +1,7 @@
 """Where things are in the repository, and what its rooms hold, read from the source without importing it."""
 
 import ast
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +43,11 @@ class Room:
     names: tuple[Name, ...]
 
 
-def rooms(root: Path = ROOT) -> list[Room]:
+@functools.cache
+def rooms(root: Path = ROOT) -> tuple[Room, ...]:
     """Give the packages whose ``__init__.py`` has ``__all__``, the top one first, then by name."""
     found = [_room(root, path) for path in sorted((root / PACKAGE).glob("*/__init__.py"))]
-    return [one for one in [_room(root, root / PACKAGE / "__init__.py"), *found] if one is not None]
+    return tuple(one for one in (_room(root, root / PACKAGE / "__init__.py"), *found) if one is not None)
 
 
 def parsed(path: Path) -> ast.Module:
