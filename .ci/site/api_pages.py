@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from repository import PACKAGE, Room
+from repository import Room
 
 MARKER = "<!-- rooms -->"
 
@@ -25,15 +25,24 @@ def listed(rooms: Sequence[Room]) -> str:
 
 def _page(room: Room) -> str:
     rows = [f"| [`{one.name}`][{room.name}.{one.name}] | {_cell(one.summary)} |" for one in room.names]
-    blocks = [block for one in room.names for block in (f"::: {_where(room, one.module)}.{one.name}", "")]
+    blocks = [block for one in room.names for block in (f"::: {room.name}.{one.name}", "")]
     return "\n".join(
-        [f"# {room.name}", "", room.text, "", "| name | |", "|---|---|", *rows, "", "## Reference", "", *blocks]
+        [
+            f"# {room.title}",
+            "",
+            f"`{room.name}`",
+            "",
+            room.text,
+            "",
+            "| name | |",
+            "|---|---|",
+            *rows,
+            "",
+            "## Reference",
+            "",
+            *blocks,
+        ]
     )
-
-
-def _where(room: Room, module: str) -> str:
-    # griffe follows the imports of a room; what another room defines is shown under this room's name as well
-    return room.name if module.startswith(PACKAGE) else module
 
 
 def _first(text: str) -> str:

@@ -59,6 +59,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _method(markdown: str, page: Page, docs: Path) -> str:
+    # who searches for a method wants its page before the reference
+    page.meta.setdefault("search", {"boost": 3})
     module, name = page.meta.get("module"), page.meta["method"]
     public = {f"{room.name}.{one.name}" for room in rooms() for one in room.names}
     if f"{module}.{name}" in public:
@@ -99,7 +101,8 @@ def _listings(docs: Path) -> dict[str, str]:
     for folder in sorted(path for path in (docs / "results").iterdir() if path.is_dir()):
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
         if names and not any(name.endswith(".md") for name in names):
-            title = f"# Files of results/{folder.name}"
+            # found by its names, it would hide the pages that say something
+            title = f"---\nsearch:\n  exclude: true\n---\n# Files of results/{folder.name}"
             listed = [f"- [{name}]({name})" for name in names]
             pages[f"results/{folder.name}/index.md"] = "\n".join([title, "", *listed, ""])
     return pages
