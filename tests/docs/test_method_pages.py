@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 
 import pytest
 import torch
@@ -94,6 +95,21 @@ def test_a_configuration_is_taken(block, parser, tmp_path):
 @pytest.mark.parametrize("block", [one for one in OTHERS if one.text.startswith("model:")], ids=str)
 def test_a_configuration_of_other_pages_is_taken(block, parser, tmp_path):
     assert taken(parser, tmp_path, block.text).model is not None
+
+
+def commands():
+    """The runs that pages begin, in one line each, but for those that need a run that is there."""
+    for block in OTHERS:
+        for line in block.text.replace("\\\n", " ").splitlines() if block.language == "console" else []:
+            words = shlex.split(line.partition(" #")[0])
+            begins = words[:2] == ["$", "lightning-advreg"] and words[2] in ("fit", "test")
+            if begins and not {"--resume", "runs/mine/config.yaml"} & set(words):
+                yield " ".join(words[2:])
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_a_command_is_understood(line, parser):
+    assert parser.parse_args(find_configs(line.split())).subcommand == line.split()[0]
 
 
 def test_an_argument_that_does_not_exist_is_noticed(parser, tmp_path):
