@@ -120,7 +120,13 @@ def test_an_argument_that_does_not_exist_is_noticed(parser, tmp_path):
         taken(parser, tmp_path, "model: {init_args: {objective: {class_path: TRADES, init_args: {beta: -1}}}}")
 
 
-@pytest.mark.parametrize("block", [one for one in [*BLOCKS, *OTHERS] if one.language == "python"], ids=str)
+# together they take minutes: every third of the methods' each time, all of them with `-m slow` besides
+PYTHON = [one for one in BLOCKS if one.language == "python"]
+PROGRAMS = [pytest.param(one, marks=pytest.mark.slow if i % 3 else [], id=str(one)) for i, one in enumerate(PYTHON)]
+PROGRAMS += [pytest.param(one, id=str(one)) for one in OTHERS if one.language == "python"]
+
+
+@pytest.mark.parametrize("block", PROGRAMS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_program_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
