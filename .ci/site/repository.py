@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _room(root: Path, path: Path) -> Room | None:
         for alias in node.names
     }
     names = tuple(_name(root, one, *imported.get(one, (room, one))) for one in public)
-    text = ast.get_docstring(tree) or ""
+    text = re.sub(r":(?:class|func|meth|mod):`~?([^`]+)`", r"`\1`", ast.get_docstring(tree) or "")
     return Room(room, room.rpartition(".")[2], text, tuple(one for one in names if not one.name.startswith("_")))
 
 
