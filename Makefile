@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one thread per test process: with two workers on two cores more would only get in each other's way
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg WANDB_MODE=offline
 
-.PHONY: demo test lint types layers unit coverage format wheel clean
+.PHONY: demo test lint types layers unit coverage format wheel docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-advreg demo --out runs/demo
@@ -37,6 +37,11 @@ format: $(VENV)/installed-test
 wheel: $(VENV)/installed
 	.ci/wheel $(VENV)
 
+# the documentation site in build/site, from an environment of its own; pages open from the disk too
+docs: build/docs-env/installed
+	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --strict --config-file .ci/mkdocs.yml
+	build/docs-env/bin/python .ci/check_links.py build/site
+
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 
@@ -50,3 +55,8 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/installed
+
+build/docs-env/installed: .ci/site/requirements.txt
+	$(PYTHON) -m venv build/docs-env
+	build/docs-env/bin/python -m pip install --quiet --requirement .ci/site/requirements.txt
+	touch $@
