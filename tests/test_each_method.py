@@ -122,6 +122,14 @@ def test_seeds_are_added_and_not_run_again(tmp_path):
     assert not list(tmp_path.glob("*.draft"))
 
 
+def test_a_note_is_mended_without_a_run(tmp_path):
+    one = study()
+    program.record(one, 0, tmp_path)
+    program.record(Study(one.name, one.setting, one.rows, "Masked."), 0, tmp_path)
+    found = json.loads((tmp_path / "Some.json").read_text())
+    assert (found["note"], found["seeds"], len(one.setting.runs)) == ("Masked.", [0], 2)
+
+
 def test_a_baseline_is_run_once_for_a_setting_and_a_seed(tmp_path):
     first, second, elsewhere = study("A"), study("B", names=("none", "other")), study("C", task="something else")
     for one in (first, second, elsewhere):

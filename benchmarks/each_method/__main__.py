@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,6 +79,8 @@ def record(study: Study, seed: int, folder: Path) -> None:
     """
     file = Record(study, folder)
     if seed in file.seeds:
+        # words may be mended without measuring again
+        file.note_()
         return
     file.check()
     baseline = study.rows[0]
@@ -91,10 +94,9 @@ def known(study: Study, row: Row, seed: int, folder: Path) -> Values | None:
     if row is not study.rows[0]:
         return None
     for path in sorted(folder.glob("*.json")):
-        other = Record(study, folder)
-        other.found = Record(Study(path.stem, study.setting, study.rows), folder).found
-        alike = other.found.get("task") == study.setting.task and other.found["rows"][0]["name"] == row.name
-        if alike and (values := other.values(row.name, seed)) is not None:
+        other = Record(replace(study, name=path.stem), folder)
+        same = not other.differences() and other.found["rows"][0]["name"] == row.name
+        if same and (values := other.values(row.name, seed)) is not None:
             return values
     return None
 

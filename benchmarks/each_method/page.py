@@ -23,7 +23,8 @@ each table.
 
 - A seed decides initial weights, the order of batches, and the random starts of attacks.
 - The time of training is processor time of the epochs, over that of the baseline, which is trained for a few epochs
-  before and after each run for this purpose. Other work ran on the machine, so that it is good to about a tenth.
+  before and after each run for this purpose. Other work ran on the machine, so that it is good to about a fifth: some
+  methods that add work to the baseline's come out below 1.
 - {hardware}; {versions}.
 - Mean ± standard deviation over seeds; a method without ± was run with one.
 """

@@ -123,16 +123,26 @@ class Record:
         """
         if not self.found:
             return
-        fresh = self._fresh()
-        for key in ("task", "columns", "hardware", "versions"):
-            if self.found[key] != fresh[key]:
-                raise ValueError(
-                    f"{self.path.name} has {key} {self.found[key]!r}, and this run would have {fresh[key]!r}; seeds of "
-                    "both do not belong in one table: remove the file to measure again."
-                )
+        for key, (there, here) in self.differences().items():
+            raise ValueError(
+                f"{self.path.name} has {key} {there!r}, and this run would have {here!r}; seeds of both do not belong "
+                "in one table: remove the file to measure again."
+            )
         names = [row["name"] for row in self.found["rows"]]
         if names != [row.name for row in self.study.rows]:
             raise ValueError(f"{self.path.name} has the rows {names}; remove it to measure the rows of today.")
+
+    def differences(self) -> dict[str, tuple[object, object]]:
+        """Give what differs of task, columns, machine and versions: what the file says, and what this run would."""
+        fresh = self._fresh()
+        pairs = {key: (self.found.get(key), fresh[key]) for key in ("task", "columns", "hardware", "versions")}
+        return {key: (there, here) for key, (there, here) in pairs.items() if there != here}
+
+    def note_(self) -> None:
+        """Write the note of today, if the file has another."""
+        if self.found["note"] != self.study.note:
+            self.found["note"] = self.study.note
+            self._write()
 
     def values(self, name: str, seed: int) -> Values | None:
         """Give the figures of a row for a seed, or None if they are not there."""
@@ -145,13 +155,17 @@ class Record:
         return None
 
     def add(self, seed: int, figures: Mapping[str, Values]) -> None:
-        """Write the file with one more seed: as a whole, so that a kill leaves the old one."""
+        """Write the file with one more seed."""
         self.found = self.found or self._fresh()
         self.found["note"] = self.study.note
         self.found["seeds"].append(seed)
         for row in self.found["rows"]:
             for key, values in row["values"].items():
                 values.append(figures[row["name"]][key])
+        self._write()
+
+    def _write(self) -> None:
+        # as a whole, so that a kill leaves the old one
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(self.found, indent=1, ensure_ascii=False) + "\n")
         draft.replace(self.path)
