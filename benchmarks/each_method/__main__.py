@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="folder that holds MNIST/raw, for attacks_*"
     )
+    parser.add_argument("--images", type=int, default=attacks.IMAGES, help="how many of its test images, for attacks_*")
     options = parser.parse_args()
     if options.table:
         options.out.with_suffix(".md").write_text(page.text(options.out, [*everything(None, Path("data"))]))
         return
-    studies = {study.name: study for study in everything(options.weights, options.data_dir)}
+    studies = {study.name: study for study in everything(options.weights, options.data_dir, options.images)}
     chosen = options.only or list(studies)
     unknown = [name for name in chosen if name not in studies]
     if unknown:
@@ -66,9 +67,10 @@ def main() -> None:
         sys.exit(f"{failed} studies failed; what they said is above.")
 
 
-def everything(weights: Path | None, data_dir: Path) -> list[Study]:
+def everything(weights: Path | None, data_dir: Path, images: int = attacks.IMAGES) -> list[Study]:
     """Give all studies, in the order in which they are run."""
-    return [*adversarial.studies(), *regularisers.studies(), *gans.studies(), *attacks.studies(weights, data_dir)]
+    training = [*adversarial.studies(), *regularisers.studies(), *gans.studies()]
+    return [*training, *attacks.studies(weights, data_dir, images)]
 
 
 def record(study: Study, seed: int, folder: Path) -> None:

@@ -31,7 +31,6 @@ class OneNetwork:
         images: How many test images.
     """
 
-    options = " --weights FILE --data-dir DIR"
     columns: Sequence[Column] = (
         Column("left", "accuracy left", "%"),
         Column("low", "95 % interval from", "%"),
@@ -42,6 +41,7 @@ class OneNetwork:
 
     def __init__(self, norm: Norm, weights: Path | None, data_dir: Path, images: int = IMAGES) -> None:
         self.norm, self.weights, self.data_dir, self.images = norm, weights, data_dir, images
+        self.options = f" --weights FILE --data-dir DIR --images {images}"
 
     @property
     def title(self) -> str:
