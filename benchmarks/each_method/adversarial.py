@@ -209,6 +209,7 @@ def studies(setting: AdversarialTraining | None = None, in_l2: AdversarialTraini
             "FreeAT",
             _row("FreeAT, 4 replays, a quarter of the epochs", objective=lambda _: FreeAT(replays=4), divide_epochs=4),
             _row("FreeAT, 4 replays, all epochs", objective=lambda _: FreeAT(replays=4)),
+            note="Each replay is an optimizer step, which weighs more than a step of an attack on so small a network.",
         ),
         study("NuAT", *(_row(f"NuAT, weight {w}", attack=_FGSM, objective=NuAT(weight=w)) for w in (1, 4))),
         study(

@@ -37,6 +37,12 @@ from lightning_advreg.penalties import (
 )
 
 BASELINE = Row("none", lambda seed: {})
+_SLOW = "The network is so small that the augmentation takes most of the time."
+_NOTES = {
+    "AugMix": _SLOW,
+    "JensenShannon": _SLOW,
+    "MaxNorm": "Where a row equals the baseline, no unit reaches the bound.",
+}
 _CHOSEN = "Strengths were chosen before looking, and not tuned."
 
 
@@ -49,7 +55,7 @@ def studies(setting: FewImages | None = None) -> list[Study]:
 
     epochs = setting.epochs
     return [
-        *(study(name, *rows) for name, rows in _penalties().items()),
+        *(study(name, *rows, note=_NOTES.get(name, "")) for name, rows in _penalties().items()),
         Study(
             "L2SP",
             setting,
@@ -62,10 +68,10 @@ def studies(setting: FewImages | None = None) -> list[Study]:
                     "L2SP 0.1, fine-tuned": lambda: L2SP(0.1),
                 }.items()
             ),
-            f"{_CHOSEN} All rows begin with a network trained on 1,437 digits upside down.",
+            f"{_CHOSEN} All rows begin with a network trained on 1,437 digits upside down: no good place to stay.",
         ),
-        *(study(name, *rows) for name, rows in _constraints(epochs).items()),
-        *(study(name, *rows) for name, rows in _augmentations().items()),
+        *(study(name, *rows, note=_NOTES.get(name, "")) for name, rows in _constraints(epochs).items()),
+        *(study(name, *rows, note=_NOTES.get(name, "")) for name, rows in _augmentations().items()),
         study(
             "ActivationNoise",
             _callback("noise 0.3", lambda: ActivationNoise(0.3, "network.classifier.1")),
