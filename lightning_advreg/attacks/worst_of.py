@@ -22,7 +22,7 @@ class WorstOf(Attack):
     """Several attacks, of which each image keeps the result with the highest cross-entropy: ``max_i CE(f(x_i), y)``.
 
     With one attack per norm this trains against a union of balls, the strategy "max" of Tramèr & Boneh (2019, section
-    4) and of Maini et al. (2020). The objective ``AverageOverAttacks`` is their strategy "avg". Each attack runs in
+    3) and of Maini et al. (2020). The objective ``AverageOverAttacks`` is their strategy "avg". Each attack runs in
     full and costs one more forward pass, in eval mode, that measures what it reached; a single attack costs none. Where
     several reach the same loss, the first of them counts.
 

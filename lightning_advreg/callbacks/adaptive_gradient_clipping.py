@@ -24,7 +24,7 @@ class AdaptiveGradientClipping(Callback):
 
     Args:
         clipping: The largest ratio of gradient to weights, positive. The paper has 0.01 at a batch of 4096, and larger
-            values for smaller batches, up to 0.16.
+            values for smaller batches.
         eps: The least norm that weights count with, positive.
         exclude_last: Leave the last layer alone, as in the paper: the one that the last weight among the optimizer's
             parameters belongs to, in the order in which the module has them.

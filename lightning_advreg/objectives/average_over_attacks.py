@@ -16,7 +16,7 @@ from lightning_advreg.recorded import Recorded
 class AverageOverAttacks(Objective, Recorded, nn.Module):
     """The mean of an objective over the attacks of a ``WorstOf``: ``1/m sum_i objective(model, x, y, attack_i)``.
 
-    The strategy "avg" against a union of perturbations (Tramèr & Boneh 2019, section 4); the attack ``WorstOf`` with
+    The strategy "avg" against a union of perturbations (Tramèr & Boneh 2019, section 3); the attack ``WorstOf`` with
     any other objective is their strategy "max". The logits handed on are the clean ones of the first attack's loss, and
     for each image those of the attack with the highest cross-entropy. An objective that uses clean images passes them
     through the network once for each attack.

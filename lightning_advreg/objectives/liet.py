@@ -19,8 +19,9 @@ from lightning_advreg.values import Number, to_float
 class LIET(StartedObjective):
     """FGSM from a start that holds what one class has in common, and a loss that holds start and end together.
 
-    "Mitigating Catastrophic Overfitting in Fast Adversarial Training via Label Information Elimination" (2025), after
-    the authors' code. At an image without content the network betrays which pattern it takes for a class k::
+    "Mitigating Catastrophic Overfitting in Fast Adversarial Training via Label Information Elimination" (Pan et al.,
+    ICCV 2025), after the authors' code. At an image without content the network betrays which pattern it takes for a
+    class k::
 
         u_k    = sign(grad_g CE(f(g), t_k))  at the grey image g = 1/2, in eval mode, every ``refresh_every`` batches
         s      = clip(x + eps * m),  m = c * u_y with c = -1 or 1 at random for each image, and a share of the entries

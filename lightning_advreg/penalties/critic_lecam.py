@@ -19,7 +19,8 @@ class LeCam(Recorded, CriticPenalty, nn.Module):
 
     Tseng et al. (2021), for training with few images. ``a_real`` and ``a_fake`` are moving averages of the mean
     logits of real and of generated images, over the discriminator's batches and over all processes. They are buffers,
-    which travel in checkpoints. No pass through the discriminator is added.
+    which travel in checkpoints. No pass through the discriminator is added. The authors' code squares the positive
+    parts of ``D(x) - a_fake`` and ``a_real - D(G(z))`` alone.
 
     Args:
         weight: The coefficient, at least 0; a number or a schedule. 0.3 in the authors' code, for hinge and others.

@@ -14,11 +14,12 @@ from lightning_advreg.penalties.closed_form import closed_form, nothing, wide
 
 @dataclass(frozen=True)
 class Orthogonality(WeightPenalty):
-    """The distance of weights from orthonormal rows, ``weight * sum_W ||W W' - I||_F^2`` (Brock et al. 2017, eq. 3).
+    """The distance of weights from orthonormal rows, ``weight * sum_W ||W W' - I||_F^2``.
 
     W is a weight as a matrix ``(out, rest)``, for a convolution the kernel laid out flat; one with more rows than
     columns, which cannot have orthonormal rows, is transposed. Without the diagonal, rows need be orthogonal only, of
-    any length: ``||W W' * (1 - I)||_F^2`` (Brock et al. 2019, eq. 3).
+    any length: ``||W W' * (1 - I)||_F^2``. Both are in Brock et al. (2019); Brock et al. (2017) add up absolute
+    entries of ``W W' - I`` instead.
 
     Args:
         weight: The coefficient, at least 0; a number or a schedule.
