@@ -18,7 +18,7 @@ import lightning_advreg.loggers
 import lightning_advreg.modules
 import lightning_advreg.networks  # noqa: F401
 from lightning_advreg import __version__
-from lightning_advreg.callbacks import Continuation, ExactResume, FiniteTraining, SampleFile
+from lightning_advreg.callbacks import Continuation, ExactResume, FiniteTraining, PredictionFile, SampleFile
 from lightning_advreg.config_files import find_configs
 from lightning_advreg.environment import record_end, record_start
 from lightning_advreg.files import RefusedFile, read_checkpoint, write_json
@@ -29,6 +29,7 @@ from lightning_advreg.files.outlasting import outlasting
 from lightning_advreg.files.packages import check_class_paths, restrict_imports, take_packages
 from lightning_advreg.loggers import ResumableWandbLogger
 from lightning_advreg.metrics_file import RunLogger
+from lightning_advreg.modules import Classifier
 from lightning_advreg.parsing import explain_errors
 from lightning_advreg.refusals import check_budgets, one_line_errors
 from lightning_advreg.resuming import resumed, to_continue
@@ -113,12 +114,14 @@ class RunFolderCLI(LightningCLI):
         self._record_start()
 
     def before_predict(self) -> None:
-        """Write ``environment.json``, and see to it that samples are written."""
+        """Write ``environment.json``, and see to it that samples or predictions are written."""
         self._record_start()
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         generates = isinstance(getattr(self.model, "generator", None), torch.nn.Module)
-        if generates and not any(isinstance(callback, SampleFile) for callback in callbacks):
-            callbacks.append(SampleFile())
+        writer = SampleFile if generates else PredictionFile
+        classifies = isinstance(self.model, Classifier)
+        if (generates or classifies) and not any(isinstance(callback, writer) for callback in callbacks):
+            callbacks.append(writer())
 
     def after_fit(self) -> None:
         """Note the end, and say where the results are."""

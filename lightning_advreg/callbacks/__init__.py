@@ -16,6 +16,7 @@ from lightning_advreg.callbacks.latent_pictures import LatentInterpolation, Samp
 from lightning_advreg.callbacks.multi_gpu_scaling import MultiGPUScaling
 from lightning_advreg.callbacks.norm_ablation import NormAblation
 from lightning_advreg.callbacks.pictures import AdversarialExamples, GeneratedSamples
+from lightning_advreg.callbacks.prediction_file import PredictionFile
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.robust_evaluation import RobustEvaluation
 from lightning_advreg.callbacks.sample_file import SampleFile
@@ -40,6 +41,7 @@ __all__ = [
     "LatentInterpolation",
     "MultiGPUScaling",
     "NormAblation",
+    "PredictionFile",
     "RobustAccuracy",
     "RobustEvaluation",
     "SampleFile",

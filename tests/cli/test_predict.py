@@ -20,8 +20,13 @@ def test_predict_leaves_samples_and_a_grid_in_the_run_folder(tmp_path, monkeypat
     assert str(folder) in capsys.readouterr().out
 
 
-def test_predict_of_a_classifier_writes_no_samples(tmp_path, monkeypatch):
+def test_predict_of_a_classifier_writes_predictions_and_no_samples(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     done = run("predict", "digits_regularized", *QUIET)
+    (path,) = tmp_path.rglob("predictions.npz")
+    stored = np.load(path)
+    assert stored["logits"].shape == (len(stored["label"]), 10) and len(stored["label"]) > 100
+    assert stored["prediction"].tolist() == stored["logits"].argmax(1).tolist()
+    assert str(path.parent.relative_to(tmp_path)) in capsys.readouterr().out
     assert not any(isinstance(callback, SampleFile) for callback in done.trainer.callbacks)
     assert not list(tmp_path.rglob("samples.npz"))
