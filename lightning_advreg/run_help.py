@@ -16,8 +16,8 @@ _ABOUT: Mapping[str, str] = MappingProxyType(
         "validate": "Measure a model on the validation images. Figures go to validate/results.json in the run folder.",
         "test": "Measure a model on the test images, also under attack. Figures go to test/results.json in the run "
         "folder.",
-        "predict": "Write the samples of a GAN, with a picture of them, or the logits and classes that a classifier gives the "
-        "test images, to predict/ in the run folder.",
+        "predict": "Write the samples of a GAN, with a picture of them, or the logits and classes that a classifier "
+        "gives the test images, to predict/ in the run folder.",
     }
 )
 

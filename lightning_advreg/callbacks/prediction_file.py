@@ -17,8 +17,8 @@ class PredictionFile(Callback):
     """Write what a classifier gives in ``predict`` to ``<run folder>/predictions.npz``.
 
     ``predict_step`` gives logits ``(N, K)``. The file has ``logits``, float32 ``(N, K)``, ``prediction``, int64
-    ``(N,)``, the class of the largest, and ``label``, int64 ``(N,)``, where batches are pairs of images and labels. Rows
-    are in the order of the loader; of several processes one after the other, with the share that each has seen.
+    ``(N,)``, the class of the largest, and ``label``, int64 ``(N,)``, where batches are pairs of images and labels.
+    Rows are in the order of the loader; of several processes one after the other, with the share that each has seen.
     ``lightning-advreg predict`` adds this callback to classifiers.
 
     Attributes:
