@@ -50,13 +50,18 @@ class Entry:
     extractor: str | None = None
     eps: float = field(default=EPS)
 
-    def attacks(self) -> Mapping[str, tuple[str, Attack]]:
-        """Give the attacks that a classifier is measured with, by key, with their titles."""
-        if self.extractor is not None:
-            return {}
+    def measured(self) -> Mapping[str, tuple[str, Attack | None]]:
+        """Give what a classifier is measured with, by key: a title, and an attack or None.
+
+        AutoAttack gets a part of the test images. What is measured on all of them is measured again on that part, under
+        a key that ends in ``_same``, so that attacks can be compared image by image.
+        """
         pgd = PGD(eps=self.eps, step_size=0.01, steps=40, seed=0, stop_at_success=True)
         return {
+            "clean": ("clean", None),
             "pgd40": (f"PGD-40, Linf {self.eps}", pgd),
+            "clean_same": ("clean, the images of AutoAttack", None),
+            "pgd40_same": (f"PGD-40, Linf {self.eps}, the images of AutoAttack", pgd),
             "autoattack": (f"AutoAttack, Linf {self.eps}", AutoAttack(eps=self.eps, version="standard", seed=0)),
         }
 
