@@ -33,7 +33,7 @@ class Entry:
         name: What ``load_model`` takes.
         run: The folder of its run.
         summary: What it is, in a few words.
-        what: What it is, in a paragraph. Figures come in as ``{clean}``, ``{pgd40}``, ``{autoattack}``.
+        what: What it is, in a paragraph. Figures come in as ``{clean}``, ``{pgd40_same}``, ``{autoattack}``.
         use: What it is for.
         limits: What it must not be used for, and what was not tested.
         weights: Those at the end of training, or their average.
@@ -90,8 +90,8 @@ _ALL = (
         run="mnist_pgd",
         summary="PGD adversarial training, Linf 0.3",
         what="A narrow convolutional network trained on images attacked with PGD-10 at Linf 0.3 (Madry et al. 2018), "
-        "the budget growing during the first epochs. It reads {clean} of the clean test images; PGD-40 leaves {pgd40}, "
-        "and AutoAttack {autoattack}.",
+        "the budget growing during the first epochs. It reads {clean} of the clean test images; of the first 1,000, "
+        "PGD-40 leaves {pgd40_same} and AutoAttack {autoattack}.",
         limits=(*_LIMITS, "Trained for the threat model of Linf up to 0.3 alone.", _NOT_TESTED),
     ),
     Entry(
@@ -101,7 +101,7 @@ _ALL = (
         summary="TRADES at Linf 0.33, for robustness at 0.3",
         what="The most robust network of this zoo: TRADES with beta 2 (Zhang et al. 2019) against PGD-10 at Linf 0.33, "
         "a little more than the budget it is measured at, with an exponential moving average of the weights. It reads "
-        "{clean} of the clean test images; PGD-40 leaves {pgd40}, and AutoAttack {autoattack}.",
+        "{clean} of the clean test images; of the first 1,000, PGD-40 leaves {pgd40_same} and AutoAttack {autoattack}.",
         limits=(*_LIMITS, "Trained for the threat model of Linf up to 0.33 alone.", _NOT_TESTED),
     ),
     Entry(

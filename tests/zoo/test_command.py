@@ -83,7 +83,7 @@ def test_figures_are_measured_beside_those_of_the_card(capsys, monkeypatch):
     monkeypatch.setattr(measuring, "images_to_test", lambda module, folder, download: (x, (y + 1) % 10))
     assert main(["mnist_plain", "--evaluate", "--images", "50", "--no-progress"]) == 0
     printed = capsys.readouterr().out
-    assert "AutoAttack" not in printed and printed.endswith(
+    assert "AutoAttack, Linf" not in printed and printed.endswith(
         "Intervals do not meet: clean, clean, the images of AutoAttack.\n"
     )
 
