@@ -140,9 +140,8 @@ def _accuracies(entry: Entry, network: nn.Module, settings: Settings, work: Path
     kept = work / f"figures-{digest[:8]}.json"
     known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     found: dict[str, Any] = {}
-    planned: dict[str, Any] = {"clean": ("clean", None), **entry.attacks()}
-    for key, (title, attack) in planned.items():
-        count = min(settings.images.get(key, len(x)), len(x))
+    for key, (title, attack) in entry.measured().items():
+        count = min(settings.images.get("autoattack" if key.endswith("_same") else key, len(x)), len(x))
         told = {} if attack is None else settings_of(attack)
         before = known.get(key)
         if before is not None and before["images"] == count and before.get("attack", {}) == told:

@@ -33,7 +33,7 @@ class Entry:
         name: What ``load_model`` takes.
         run: The folder of its run.
         summary: What it is, in a few words.
-        what: What it is, in a paragraph. Figures come in as ``{clean}``, ``{pgd40}``, ``{autoattack}``.
+        what: What it is, in a paragraph. Figures come in as ``{clean}``, ``{pgd40_same}``, ``{autoattack}``.
         use: What it is for.
         limits: What it must not be used for, and what was not tested.
         weights: Those at the end of training, or their average.
@@ -50,13 +50,18 @@ class Entry:
     extractor: str | None = None
     eps: float = field(default=EPS)
 
-    def attacks(self) -> Mapping[str, tuple[str, Attack]]:
-        """Give the attacks that a classifier is measured with, by key, with their titles."""
-        if self.extractor is not None:
-            return {}
+    def measured(self) -> Mapping[str, tuple[str, Attack | None]]:
+        """Give what a classifier is measured with, by key: a title, and an attack or None.
+
+        AutoAttack gets a part of the test images. What is measured on all of them is measured again on that part, under
+        a key that ends in ``_same``, so that attacks can be compared image by image.
+        """
         pgd = PGD(eps=self.eps, step_size=0.01, steps=40, seed=0, stop_at_success=True)
         return {
+            "clean": ("clean", None),
             "pgd40": (f"PGD-40, Linf {self.eps}", pgd),
+            "clean_same": ("clean, the images of AutoAttack", None),
+            "pgd40_same": (f"PGD-40, Linf {self.eps}, the images of AutoAttack", pgd),
             "autoattack": (f"AutoAttack, Linf {self.eps}", AutoAttack(eps=self.eps, version="standard", seed=0)),
         }
 
@@ -85,8 +90,8 @@ _ALL = (
         run="mnist_pgd",
         summary="PGD adversarial training, Linf 0.3",
         what="A narrow convolutional network trained on images attacked with PGD-10 at Linf 0.3 (Madry et al. 2018), "
-        "the budget growing during the first epochs. It reads {clean} of the clean test images; PGD-40 leaves {pgd40}, "
-        "and AutoAttack {autoattack}.",
+        "the budget growing during the first epochs. It reads {clean} of the clean test images; of the first 1,000, "
+        "PGD-40 leaves {pgd40_same} and AutoAttack {autoattack}.",
         limits=(*_LIMITS, "Trained for the threat model of Linf up to 0.3 alone.", _NOT_TESTED),
     ),
     Entry(
@@ -96,7 +101,7 @@ _ALL = (
         summary="TRADES at Linf 0.33, for robustness at 0.3",
         what="The most robust network of this zoo: TRADES with beta 2 (Zhang et al. 2019) against PGD-10 at Linf 0.33, "
         "a little more than the budget it is measured at, with an exponential moving average of the weights. It reads "
-        "{clean} of the clean test images; PGD-40 leaves {pgd40}, and AutoAttack {autoattack}.",
+        "{clean} of the clean test images; of the first 1,000, PGD-40 leaves {pgd40_same} and AutoAttack {autoattack}.",
         limits=(*_LIMITS, "Trained for the threat model of Linf up to 0.33 alone.", _NOT_TESTED),
     ),
     Entry(

@@ -111,8 +111,8 @@ def _accuracies(results: dict[str, Any]) -> str:
         rows += [_row(f"… after {name}", stage) for name, stage in stages.items()] if len(stages) > 1 else []
     attacks = [
         f"{found['title']}: {', '.join(f'{key} {value}' for key, value in found['attack'].items() if key != 'attack')}."
-        for found in results.values()
-        if found.get("attack")
+        for key, found in results.items()
+        if found.get("attack") and not key.endswith("_same")
     ]
     told = (
         "Official test images of MNIST, under attack the first of them; the interval is Wilson's. Settings of attacks:"

@@ -72,7 +72,10 @@ class ModelCard:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """Accuracies by name: ``clean``, ``pgd40``, ``autoattack``; none of a generator, see ``facts["results"]``."""
+        """Accuracies by name: ``clean``, ``pgd40``, ``autoattack``, and the first two on the images of the third.
+
+        Those are ``clean_same`` and ``pgd40_same``. There are none of a generator; see ``facts["results"]``.
+        """
         if not self.is_classifier:
             return {}
         return {

@@ -40,9 +40,9 @@ COMMAND = [
 class Small(Entry):
     """An entry that is measured with weak attacks."""
 
-    def attacks(self):
-        suite = AutoAttack(eps=0.3, version="fast", seed=0, steps=3)
-        return {"pgd40": ("FGSM, Linf 0.3", FGSM(eps=0.3, seed=0)), "autoattack": ("fast, Linf 0.3", suite)}
+    def measured(self):
+        suite, fgsm = AutoAttack(eps=0.3, version="fast", seed=0, steps=3), ("FGSM, Linf 0.3", FGSM(eps=0.3, seed=0))
+        return {"clean": ("clean", None), "pgd40": fgsm, "pgd40_same": fgsm, "autoattack": ("fast, Linf 0.3", suite)}
 
 
 ENTRY = Small(
@@ -101,7 +101,7 @@ def test_a_run_becomes_weights_and_a_card(run, settings, monkeypatch):
     assert facts["data"]["train_images"] == 20
     assert facts["evaluation"]["command"].endswith("--only small --pgd-images 6 --autoattack-images 4")
     figures = cards.read_card(path).figures
-    assert [figure.images for figure in figures.values()] == [TEST, 6, 4]
+    assert [figure.images for figure in figures.values()] == [TEST, 6, 4, 4]
     x, y = images_to_test("MNISTDataModule", run)
     assert figures["clean"].accuracy == clean_rate(load_model("small"), x, y).accuracy
     x_adv = FGSM(eps=0.3, seed=0)(load_model("small"), x[:6], y[:6])

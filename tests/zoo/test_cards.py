@@ -48,14 +48,18 @@ def test_figures_come_with_interval_images_and_attack(name):
         assert results["extractor"]["zoo"] in NAMES and results["samples"] >= 10_000 and results["real"] == 10_000
         assert {"frechet", "precision", "recall", "modes", "class_accuracy"} <= set(results["figures"])
         return
-    assert list(card.figures) == ["clean", "pgd40", "autoattack"]
+    assert list(card.figures) == ["clean", "pgd40", "clean_same", "pgd40_same", "autoattack"]
     for key, figure in card.figures.items():
         correct = round(figure.accuracy * figure.images)
         assert figure.accuracy == correct / figure.images
         assert figure.interval == pytest.approx(wilson_interval(correct, figure.images), abs=1e-5)
-        assert bool(figure.attack) == (key != "clean")
+        assert bool(figure.attack) == (not key.startswith("clean"))
     assert card.figures["clean"].images == 10_000 and card.figures["pgd40"].images >= 1000
     autoattack = card.figures["autoattack"]
+    for key in ("clean", "pgd40"):
+        same = card.figures[f"{key}_same"]
+        assert same.images == autoattack.images and same.attack == card.figures[key].attack
+    assert card.figures["clean_same"].accuracy >= card.figures["pgd40_same"].accuracy >= autoattack.accuracy
     assert autoattack.images >= 1000 and autoattack.attack["version"] == "standard"
     assert (autoattack.attack["steps"], autoattack.attack["queries"], autoattack.attack["eps"]) == (100, 5000, 0.3)
 

@@ -74,6 +74,8 @@ def test_figures_are_measured_beside_those_of_the_card(capsys, monkeypatch):
     assert lines[0] == "mnist_plain, the first 50 test images, beside its card"
     rate = measuring.clean_rate(load_model("mnist_plain"), x[:50], y[:50])
     (clean,) = (line for line in lines if line.startswith("clean "))
+    (same,) = (line for line in lines if line.startswith("clean, the images of AutoAttack "))
+    assert f"{100 * model_card('mnist_plain').figures['clean_same'].accuracy:.2f} %" in same
     (autoattack,) = (line for line in lines if line.startswith("AutoAttack, Linf 0.3 (fast: an upper bound) "))
     assert clean.split()[1] == f"{100 * rate.accuracy:.2f}" and autoattack.split()[7] == "0.00"
     assert f"{100 * model_card('mnist_plain').figures['clean'].accuracy:.2f} %" in clean
@@ -81,7 +83,9 @@ def test_figures_are_measured_beside_those_of_the_card(capsys, monkeypatch):
     monkeypatch.setattr(measuring, "images_to_test", lambda module, folder, download: (x, (y + 1) % 10))
     assert main(["mnist_plain", "--evaluate", "--images", "50", "--no-progress"]) == 0
     printed = capsys.readouterr().out
-    assert "AutoAttack" not in printed and printed.endswith("Intervals do not meet: clean.\n")
+    assert "AutoAttack, Linf" not in printed and printed.endswith(
+        "Intervals do not meet: clean, clean, the images of AutoAttack.\n"
+    )
 
 
 def test_samples_are_measured_in_the_features_of_the_card(capsys, monkeypatch):

@@ -116,9 +116,9 @@ def test_real_images_give_the_figures_of_the_card(name):
     figures, network = model_card(name).figures, load_model(name)
     x, y = images_to_test("MNISTDataModule", SHARED)
     assert clean_rate(network, x, y).accuracy == pytest.approx(figures["clean"].accuracy, abs=2e-4)
-    low, high = clean_rate(network, x[:1000], y[:1000]).interval
-    assert low <= figures["clean"].accuracy <= high
-    rate, _ = robust_rate(network, x[:200], y[:200], attack_of(figures["pgd40"].attack))
+    assert clean_rate(network, x[:1000], y[:1000]).accuracy == pytest.approx(figures["clean_same"].accuracy, abs=1e-3)
+    # from everywhere, as the figure is: the first 200 alone may be easier or harder than the rest
+    x, y = x[::50], y[::50]
+    rate, _ = robust_rate(network, x, y, attack_of(figures["pgd40"].attack))
     low, high = rate.interval
-    assert low <= figures["pgd40"].accuracy <= high
-    assert figures["autoattack"].accuracy <= figures["pgd40"].interval[1]
+    assert rate.images == 200 and low <= figures["pgd40"].accuracy <= high
