@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lightning_advreg.values import Number, to_float
 
+__all__ = ["Pattern", "matches", "parameter_groups", "weights"]
+
 T = TypeVar("T")
 
 Pattern: TypeAlias = str | Sequence[str] | None

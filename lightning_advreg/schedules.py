@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from lightning_advreg.values import Number, to_float
 
+__all__ = ["Constant", "Piecewise", "Ramp", "Schedule"]
+
 Shape: TypeAlias = Literal["linear", "cosine", "exponential"]
 """How a ramp goes from its start to its end."""
 

@@ -46,8 +46,10 @@ class Room:
 
 @functools.cache
 def rooms(root: Path = ROOT) -> tuple[Room, ...]:
-    """Give the packages whose ``__init__.py`` has ``__all__``, the top one first, then by name."""
-    found = [_room(root, path) for path in sorted((root / PACKAGE).glob("*/__init__.py"))]
+    """Give the packages and the modules beside them that have ``__all__``, the top one first, then by name."""
+    package = root / PACKAGE
+    modules = (path for path in package.glob("*.py") if path.stem not in ("__init__", "__main__"))
+    found = [_room(root, path) for path in sorted([*package.glob("*/__init__.py"), *modules])]
     return tuple(one for one in (_room(root, root / PACKAGE / "__init__.py"), *found) if one is not None)
 
 

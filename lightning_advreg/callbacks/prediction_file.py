@@ -73,7 +73,7 @@ class PredictionFile(Callback):
         # log_dir asks the main process, so every process must read it
         path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.npz"
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            arrays = {"logits": logits.numpy(), "prediction": logits.argmax(1).numpy()}
+            arrays: dict[str, Any] = {"logits": logits.numpy(), "prediction": logits.argmax(1).numpy()}
             if sum(map(len, labels)) == len(logits):
                 arrays["label"] = torch.cat(labels).long().numpy()
             with writing(path) as draft, draft.open("wb") as file:
