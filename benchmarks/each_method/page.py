@@ -16,7 +16,7 @@ Written by `python -m benchmarks.each_method --table` from the files in `{folder
 the same files.
 
 The settings are small, so that every method could be run: a few hundred test images, so that an accuracy near 50 %
-has a 95 % interval of about ±5 points from the choice of images alone, and few seeds ({seeds}). Differences smaller
+has a 95 % interval of about ±5 points from the choice of images alone, and few seeds ({seeds} each). Differences smaller
 than that say nothing. Hyper-parameters and strengths were chosen before looking, from papers and docstrings, and not
 tuned; a method that does badly here may do well when tuned, or with a larger network. The baseline is the first row of
 each table.
