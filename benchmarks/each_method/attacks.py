@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +110,10 @@ class OneNetwork:
             "size": round(size, 4) if math.isfinite(size) else None,
             "seconds": None if attack is None else round(seconds, 2),
         }
+
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Give nothing."""
+        return ""
 
     def cost(self, baseline: Row) -> float | None:
         """Give nothing: seconds are a column."""

@@ -1,6 +1,6 @@
 """GANs on the digits: the setting, and the studies of losses, critic penalties and what else steadies a GAN."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -85,6 +85,10 @@ class SmallGAN:
     def prepare(self, baseline: Row) -> None:
         """Take the pace of the baseline before a run."""
         self._pace.before(baseline)
+
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Give nothing."""
+        return ""
 
     def cost(self, baseline: Row) -> float | None:
         """Give the time of the last run over that of the baseline at the pace around it."""
