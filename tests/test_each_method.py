@@ -55,6 +55,9 @@ class Counted:
         self.runs.append((row.name, seed))
         return {"clean": 10.0 * seed + row.build(seed)}
 
+    def remark(self, rows):
+        return ""
+
     def cost(self, baseline):
         return 2.0
 
@@ -152,6 +155,16 @@ def test_seeds_of_different_settings_are_not_mixed(tmp_path, other, message):
         program.record(other, 1, tmp_path)
 
 
+def test_a_row_that_pgd_alone_finds_better_is_named():
+    def row(name, pgd50, worst):
+        return {"name": name, "values": {"pgd50": [pgd50, pgd50], "worst": [worst, worst]}}
+
+    remark = adversarial.AdversarialTraining().remark
+    rows = [row("baseline", 40, 35), row("masked", 46, 33), row("better", 46, 36), row("alike", 41, 34)]
+    assert remark(rows).endswith("a sign of gradient masking: masked.")
+    assert remark([*rows[:1], *rows[2:]]) == ""
+
+
 def test_rows_of_one_name_are_refused():
     with pytest.raises(ValueError, match="rows of Some must have different names"):
         study(names=("none", "none"))
@@ -218,6 +231,7 @@ def test_all_attacks_are_listed_for_both_norms():
     bases = {"Attack", "BoundedAttack", "LongAttack", "MinimalAttack", "SearchAttack"}
     others = {
         "Corruption",  # has no budget
+        "NFGSM",  # leaves its budget, and is for training: a row of PGDAT
         "WorstOf",  # for training; evaluation takes several attacks
     }
     exported = {

@@ -1,5 +1,6 @@
 """Adversarial training on the digits: the setting, and the studies of objectives and weight perturbations."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -34,6 +35,8 @@ from lightning_advreg.objectives import (
 from lightning_advreg.perturbations import ASAM, AWP, SAM, WeightNoise
 from lightning_advreg.schedules import Piecewise, Ramp
 
+CLEARLY = 2.0
+"""Points of accuracy by which a row must exceed the baseline to be called better."""
 EPS, EPS_L2, EPOCHS, WARMUP, TARGETS = 0.2, 0.5, 12, 3, 3
 ATTACK = PGD(eps=EPS, step_size=0.05, steps=7)
 _L2 = PGD(norm="l2", eps=EPS_L2, step_size=0.125, steps=7)
@@ -106,6 +109,22 @@ class AdversarialTraining:
     def prepare(self, baseline: Row) -> None:
         """Take the pace of the baseline before a run."""
         self._pace.before(baseline)
+
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Name the rows that are better than the baseline under PGD alone, which is a sign of gradient masking."""
+        means = {row["name"]: {key: statistics.fmean(row["values"][key]) for key in ("pgd50", "worst")} for row in rows}
+        first = means[rows[0]["name"]]
+        masked = [
+            name
+            for name, mean in means.items()
+            if mean["pgd50"] > first["pgd50"] + CLEARLY and mean["worst"] <= first["worst"]
+        ]
+        if not masked:
+            return ""
+        named = "; ".join(masked)
+        return (
+            f"Better than the baseline under PGD alone and not under APGD-T too, a sign of gradient masking: {named}."
+        )
 
     def cost(self, baseline: Row) -> float | None:
         """Give the time of the last run over that of the baseline at the pace around it."""

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ Written by `python -m benchmarks.each_method --table` from the files in `{folder
 the same files.
 
 The settings are small, so that every method could be run: a few hundred test images, so that an accuracy near 50 %
-has a 95 % interval of about ±5 points from the choice of images alone, and few seeds ({seeds}). Differences smaller
-than that say nothing. Hyper-parameters and strengths were chosen before looking, from papers and docstrings, and not
-tuned; a method that does badly here may do well when tuned, or with a larger network. The baseline is the first row of
-each table.
+has a 95 % interval of about ±5 points from the choice of images alone, and few seeds ({seeds} each). Differences
+smaller than that say nothing. Hyper-parameters and strengths were chosen before looking, from papers and docstrings,
+and not tuned; a method that does badly here may do well when tuned, or with a larger network. The baseline is the
+first row of each table.
 
 - A seed decides initial weights, the order of batches, and the random starts of attacks.
 - The time of training is processor time of the epochs, over that of the baseline, which is trained for a few epochs
@@ -78,16 +79,20 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 
 def _section(title: str, files: list[dict[str, Any]]) -> str:
-    tasks = "\n".join(f"Task: {task}." for task in dict.fromkeys(found["task"] for found in files))
+    tasks = "\n\n".join(_wrapped(f"Task: {task}.") for task in dict.fromkeys(found["task"] for found in files))
     parts = [f"## {title}", _ABOUT[title], tasks]
     for found in files:
         rows = [
             {"": row["name"], **{_title(column): cell(row["values"][column["key"]]) for column in found["columns"]}}
             for row in found["rows"]
         ]
-        notes = [found["note"]] if found.get("note") else []
-        parts += [f"### {found['method']}", markdown_table(rows), *notes]
+        notes = [_wrapped(found["note"])] if found.get("note") else []
+        parts += [f"### {found['method']}", markdown_table(rows).rstrip(), *notes]
     return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _title(column: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Plain training on few digits: the setting, and the studies of what works against overfitting."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -70,6 +70,10 @@ class FewImages:
     def prepare(self, baseline: Row) -> None:
         """Take the pace of the baseline before a run."""
         self._pace.before(baseline)
+
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Give nothing."""
+        return ""
 
     def cost(self, baseline: Row) -> float | None:
         """Give the time of the last run over that of the baseline at the pace around it."""

@@ -62,6 +62,9 @@ class Setting(Protocol):
     def measure(self, row: Row, seed: int) -> Values:
         """Run a row, and give its figures without the cost; its time is kept for :meth:`cost`."""
 
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Give a sentence about the rows of a file, the baseline first, or nothing."""
+
     def cost(self, baseline: Row) -> float | None:
         """Give the time of the last run over that of the baseline, or None where there is none."""
 
@@ -140,8 +143,7 @@ class Record:
 
     def note_(self) -> None:
         """Write the note of today, if the file has another."""
-        if self.found["note"] != self.study.note:
-            self.found["note"] = self.study.note
+        if self.found["note"] != self._note():
             self._write()
 
     def values(self, name: str, seed: int) -> Values | None:
@@ -157,14 +159,18 @@ class Record:
     def add(self, seed: int, figures: Mapping[str, Values]) -> None:
         """Write the file with one more seed."""
         self.found = self.found or self._fresh()
-        self.found["note"] = self.study.note
         self.found["seeds"].append(seed)
         for row in self.found["rows"]:
             for key, values in row["values"].items():
                 values.append(figures[row["name"]][key])
         self._write()
 
+    def _note(self) -> str:
+        parts = (self.study.note, self.study.setting.remark(self.found["rows"]))
+        return " ".join(part for part in parts if part)
+
     def _write(self) -> None:
+        self.found["note"] = self._note()
         # as a whole, so that a kill leaves the old one
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(self.found, indent=1, ensure_ascii=False) + "\n")
