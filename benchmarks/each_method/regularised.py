@@ -13,7 +13,7 @@ from torch.optim import Adam
 from benchmarks.each_method.study import Column, Row, Values
 from benchmarks.each_method.training import Clock, Pace, fit, seed_all
 from lightning_advreg import RegularizedClassifier
-from lightning_advreg.attacks import PGD, attack_in_stages
+from lightning_advreg.attacks import PGD, Attack, AutoAttack, attack_in_stages
 from lightning_advreg.data import DigitsDataModule
 from lightning_advreg.networks import MNISTConvNet, PreActResNet18
 
@@ -35,6 +35,7 @@ class FewImages:
         Column("clean", "clean", "%"),
         Column("gap", "training less test accuracy", "points"),
         Column("pgd20", f"PGD-20, eps {EPS}", "%"),
+        Column("autoattack", "AutoAttack fast", "%"),
         Column("cost", "time of training", "x"),
     )
 
@@ -60,12 +61,16 @@ class FewImages:
         data.setup("fit")
         data.setup("test")
         x, y = (part[: self.images] for part in _all(data.test_dataloader()))
-        pgd = PGD(eps=EPS, step_size=0.02, steps=20, stop_at_success=True)
-        outcome = attack_in_stages(network, x, y, {"pgd": pgd}, seed=seed, batch_size=360)
-        clean = 100 * int(outcome.clean.sum()) / len(x)
+        clean, pgd = self._left(network, x, y, {"pgd": PGD(eps=EPS, step_size=0.02, steps=20)}, seed)
+        _, autoattack = self._left(network, x, y, AutoAttack(eps=EPS, version="fast").stages(10), seed)
         seen = 100 * accuracy(network, *_all(data.train_dataloader()))
-        robust = 100 * int(outcome.robust.sum()) / len(x)
-        return {"clean": round(clean, 3), "gap": round(seen - clean, 3), "pgd20": round(robust, 3)}
+        left = {"clean": clean, "gap": seen - clean, "pgd20": pgd, "autoattack": autoattack}
+        return {name: round(value, 3) for name, value in left.items()}
+
+    @staticmethod
+    def _left(network: nn.Module, x: Tensor, y: Tensor, stages: Mapping[str, Attack], seed: int) -> tuple[float, float]:
+        outcome = attack_in_stages(network, x, y, stages, seed=seed, batch_size=360)
+        return 100 * int(outcome.clean.sum()) / len(x), 100 * int(outcome.robust.sum()) / len(x)
 
     def prepare(self, baseline: Row) -> None:
         """Take the pace of the baseline before a run."""
