@@ -73,7 +73,8 @@ def show_report(
         labels = y.cpu()[rows]
         shown = adversarial_examples_figure(before, after, labels, predictions, predictions_adv, names)
         log_image(trainer, f"test/robust_evaluation_examples{suffix}", shown, step=step)
-    if trainer.is_global_zero:
+    # `trainer.test(verbose=False)` asks for silence
+    if trainer.is_global_zero and trainer.test_loop.verbose:
         title = f"Accuracy under attack, {report.clean.images} test images{suffix}"
         Console().print(results_table(report.rows(), title=title))
     for flag in report.flags or ():
