@@ -31,7 +31,7 @@ from lightning_advreg.loggers import ResumableWandbLogger
 from lightning_advreg.metrics_file import RunLogger
 from lightning_advreg.modules import Classifier
 from lightning_advreg.parsing import explain_errors
-from lightning_advreg.refusals import check_budgets, one_line_errors
+from lightning_advreg.refusals import one_line_errors
 from lightning_advreg.resuming import resumed, to_continue
 from lightning_advreg.run_folder import belongs_to, set_aside, take
 from lightning_advreg.saved_config import SaveConfig
@@ -63,12 +63,8 @@ class RunFolderCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints as tensors and plain values alone, and refuse budgets that no image has room for."""
+        """Load checkpoints as tensors and plain values alone."""
         settings = None if self.subcommand is None else self.config[self.subcommand]
-        try:
-            check_budgets(settings)
-        except ValueError as error:
-            self.parser.error(str(error))
         if settings is not None and "weights_only" in settings:
             if settings["weights_only"] is False:
                 self.parser.error(f"--weights_only false would run what a checkpoint says; {ADD_SAFE}.")

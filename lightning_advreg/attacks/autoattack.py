@@ -81,7 +81,7 @@ class AutoAttack(LongAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._normalise("eps")
+        self._normalise_eps()
         self._check_counts("steps", "queries")
         if self.version not in ("standard", "plus", "rand", "fast"):
             raise ValueError(f"version must be standard, plus, rand or fast, got {self.version!r}.")
@@ -100,7 +100,7 @@ class AutoAttack(LongAttack):
 
     def scaled(self, factor: float) -> "AutoAttack":
         """Give the same attack with eps multiplied by ``factor`` >= 0."""
-        return dataclasses.replace(self, eps=self.radius * factor)
+        return dataclasses.replace(self, eps=self._scaled_eps(self.radius, factor))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, eps: Tensor | None = None) -> Tensor:
         """Attack any number of images, as :class:`LongAttack` says."""

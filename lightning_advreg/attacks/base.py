@@ -138,6 +138,21 @@ class SearchAttack(Attack):
     def _normalise(self, name: str) -> None:
         object.__setattr__(self, name, to_float(getattr(self, name), name, minimum=0))
 
+    def _normalise_eps(self) -> None:
+        given = self.eps  # type: ignore[attr-defined]
+        self._normalise("eps")
+        radius = to_float(given, "eps")
+        if self.norm == "linf" and radius > 1:
+            written = given if isinstance(given, str) else f"{radius:g}"
+            raise ValueError(
+                f"eps of {type(self).__name__} is {written}, but pixels are in [0, 1] and no Linf budget above 1 means "
+                f"anything; write {radius:g}/255?"
+            )
+
+    def _scaled_eps(self, radius: float, factor: float) -> float:
+        # a schedule or a curve may go beyond the box, which the ball of radius 1 holds already
+        return min(radius * factor, 1.0) if self.norm == "linf" else radius * factor
+
     def _check_counts(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -174,7 +189,7 @@ class BoundedAttack(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_loss(self.loss, self.targeted)
-        self._normalise("eps")
+        self._normalise_eps()
 
     @property
     def radius(self) -> float:
@@ -187,7 +202,7 @@ class BoundedAttack(SearchAttack):
 
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps multiplied by ``factor`` >= 0; subclasses scale their steps along."""
-        return dataclasses.replace(self, eps=self.radius * factor)
+        return dataclasses.replace(self, eps=self._scaled_eps(self.radius, factor))
 
     @abstractmethod
     def perturb(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
@@ -233,7 +248,7 @@ class MinimalAttack(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is not None:
-            self._normalise("eps")
+            self._normalise_eps()
 
     @property
     def radius(self) -> float | None:
@@ -248,7 +263,7 @@ class MinimalAttack(SearchAttack):
         """
         if self.radius is None:
             raise TypeError(f"{type(self).__name__}(eps=None) has no budget to scale; give it an eps.")
-        return dataclasses.replace(self, eps=self.radius * factor)
+        return dataclasses.replace(self, eps=self._scaled_eps(self.radius, factor))
 
     @abstractmethod
     def minimise(self, objective: InnerObjective, x: Tensor, within: Tensor | None) -> Tensor:

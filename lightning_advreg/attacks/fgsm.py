@@ -54,7 +54,7 @@ class FGSM(BoundedAttack):
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps and step_size multiplied by ``factor`` >= 0."""
         step_size = None if self.step_size is None else to_float(self.step_size, "step_size") * factor
-        return dataclasses.replace(self, eps=self.radius * factor, step_size=step_size)
+        return dataclasses.replace(self, eps=self._scaled_eps(self.radius, factor), step_size=step_size)
 
     def perturb(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
         """Take the one step."""

@@ -72,7 +72,7 @@ class NFGSM(BoundedAttack):
     def scaled(self, factor: float) -> Self:
         """Give the same attack with eps, and so the noise, and step_size multiplied by ``factor`` >= 0."""
         step_size = None if self.step_size is None else to_float(self.step_size, "step_size") * factor
-        return dataclasses.replace(self, eps=self.radius * factor, step_size=step_size)
+        return dataclasses.replace(self, eps=self._scaled_eps(self.radius, factor), step_size=step_size)
 
     def perturb(self, objective: InnerObjective, feasible: Ball, factor: Tensor | None) -> Tensor:
         """Draw noise, and take the one step from there."""

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_advreg.attacks import Alone
 from lightning_advreg.callbacks.class_tally import ClassTally
+from lightning_advreg.callbacks.pixel_units import PixelUnits
 from lightning_advreg.data.share import Share
 
 
@@ -13,9 +14,13 @@ class CollectedImages:
 
     Args:
         share: This process's part of the loader.
+        units: What the images were normalised with; None keeps them as they come.
 
     Attributes:
         tally: Which classes the images have.
+
+    Raises:
+        ValueError: When images are added that are not in [0, 1] once their normalisation is undone.
 
     Example:
         >>> collected = CollectedImages(Share(limit=3))
@@ -26,8 +31,8 @@ class CollectedImages:
         (torch.Size([3, 1, 4, 4]), tensor([0, 1, 0]))
     """
 
-    def __init__(self, share: Share) -> None:
-        self._share = share
+    def __init__(self, share: Share, units: PixelUnits | None = None) -> None:
+        self._share, self._units = share, units
         self.tally = ClassTally("RobustEvaluation")
         self._batches: list[tuple[Tensor, Tensor]] = []
 
@@ -37,7 +42,12 @@ class CollectedImages:
         self.tally.see(y, counted)
         # copies made here are no inference tensors, which autograd could not save
         with torch.inference_mode(False):
-            self._batches.append((x[:counted].detach().cpu().clone(), y[:counted].detach().cpu().clone()))
+            images, labels = x[:counted].detach().cpu().clone(), y[:counted].detach().cpu().clone()
+            if self._units is not None and self._units.normalised:
+                images = self._units.clean(images)
+                if counted and not self._batches:
+                    self._units.check(images)
+            self._batches.append((images, labels))
 
     def gather(self, ranks: Alone) -> tuple[Tensor, Tensor]:
         """Give the images and labels of all processes, in the order of the data; every process must call this."""

@@ -4,14 +4,13 @@ from operator import attrgetter
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor, nn
 
 from lightning_advreg.attacks import AttackSchedule, Model, Norm
 from lightning_advreg.callbacks.adversarial_training import AdversarialTraining
 from lightning_advreg.callbacks.batches import KEYS, Keys, taken_apart
 from lightning_advreg.callbacks.isolation import check_classifier
-from lightning_advreg.callbacks.pixel_units import PixelUnits
+from lightning_advreg.callbacks.pixel_units import PixelUnits, dtype_of
 
 _NAME = "ConvergenceMonitor"
 _FAR = 1000
@@ -97,7 +96,7 @@ class _Network(nn.Module):
         self.module, self.model, self.units = module, model, units
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x if self.units is None else self.units.as_given(x, _dtype(self.module)))
+        return self.model(x if self.units is None else self.units.as_given(x, dtype_of(self.module)))
 
 
 def adversarial_training(trainer: pl.Trainer) -> AdversarialTraining | None:
@@ -133,7 +132,3 @@ def monitored_budget(owner: object, norm: Norm | None, eps: float | None) -> tup
             "from; give one, such as eps=8/255."
         )
     return trained
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)

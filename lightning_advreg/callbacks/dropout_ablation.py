@@ -4,13 +4,13 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lightning_advreg.callbacks.layer_changes import LayerChanges
 from lightning_advreg.networks.arguments import check_choice
 from lightning_advreg.networks.drop_block import check_block_size
-from lightning_advreg.networks.dropout_surgery import DropoutKind, set_dropout_
+from lightning_advreg.networks.dropout_surgery import DropoutKind, drops_by_attachment, set_dropout_
 from lightning_advreg.parameters import Pattern, as_patterns
 from lightning_advreg.values import Number, to_float
 
@@ -20,9 +20,10 @@ class DropoutAblation(LayerChanges):
 
     For networks that one did not write; those of this library take ``dropout=`` as an argument. Layers of the kind get
     the probability ``p``; where there are none they are attached to the layers that the kind calls for (see
-    ``set_dropout_``), in every stage, once. Dropout acts in training alone and has no weights, so weights trained with
-    it load anywhere, but ``fit`` does not continue a checkpoint that was trained with another ``DropoutAblation``, and
-    Lightning names the callback where it is missing.
+    ``set_dropout_``), in every stage, once. The log says which layers these are, for order decides: the last linear
+    layer may be an auxiliary head that is declared last. Dropout acts in training alone and has no weights, so weights
+    trained with it load anywhere, but ``fit`` does not continue a checkpoint that was trained with another
+    ``DropoutAblation``, and Lightning names the callback where it is missing.
 
     Args:
         p: The probability of dropping, in [0, 1); 0 switches layers of the kind off.
@@ -59,6 +60,7 @@ class DropoutAblation(LayerChanges):
         check_choice("kind", kind, get_args(DropoutKind))
         self.kind, self.layers = kind, as_patterns(layers, "layers")
         self.block_size = check_block_size(block_size)
+        self._said: list[str] = []
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -70,7 +72,26 @@ class DropoutAblation(LayerChanges):
 
     def change_(self, network: nn.Module) -> tuple[str, ...]:
         """Set the dropout, and give the names of the layers that drop."""
-        return set_dropout_(network, self.p, self.kind, self.layers, block_size=self.block_size)
+        names = set_dropout_(network, self.p, self.kind, self.layers, block_size=self.block_size)
+        said = self._what_drops(network, names)
+        if said != self._said:
+            # once, though every stage sets it again
+            self._said = said
+            for line in said:
+                rank_zero_info(line)
+        return names
+
+    def _what_drops(self, network: nn.Module, names: tuple[str, ...]) -> list[str]:
+        if self.p == 0:
+            return [f"{self.text} switches off what there is of this kind in {type(network).__name__}."]
+        attached = [name for name in names if drops_by_attachment(network.get_submodule(name))]
+        own = [name for name in names if name not in attached]
+        lines = [f"{self.text} sets dropout that {type(network).__name__} has: {', '.join(own)}."] if own else []
+        if attached:
+            where = ", the last linear layer in the order of its modules" if self.kind == "dropout" else ""
+            asked = "." if self.layers else f"{where}; for others, name layers after which to drop with layers=[...]."
+            lines.append(f"{self.text} attaches dropout to {type(network).__name__}: {', '.join(attached)}{asked}")
+        return lines
 
     def note_(self, module: nn.Module, callbacks: list[LayerChanges]) -> None:
         """Leave the weights without a note, which do not depend on it."""

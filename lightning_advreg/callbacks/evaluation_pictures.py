@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_advreg.callbacks.image_log import log_image
 from lightning_advreg.callbacks.isolation import evaluation
@@ -30,6 +30,7 @@ def show_report(
     report: RobustnessReport,
     x: Tensor,
     y: Tensor,
+    model: nn.Module | None = None,
     *,
     examples: int = 8,
     class_names: Sequence[str] | None = None,
@@ -43,8 +44,9 @@ def show_report(
         trainer: The Trainer of the run.
         pl_module: The module that was attacked.
         report: What was found.
-        x: The images, of shape ``(N, C, H, W)``, on any device.
+        x: The images in [0, 1], of shape ``(N, C, H, W)``, on any device.
         y: Their labels, of shape ``(N,)``.
+        model: What maps such images to logits; None for the module.
         examples: How many adversarial examples to show, first those that an attack found; 0 for none, and none of
             images that are neither grey nor RGB.
         class_names: A name for each class; numbers are shown without.
@@ -66,11 +68,13 @@ def show_report(
         device, rows = pl_module.device, most_telling(x, report.x_adv, examples)
         before, after = (images[rows.to(images.device)].to(device) for images in (x, report.x_adv))
         with evaluation(pl_module, device), torch.no_grad():
-            predictions, predictions_adv = (pl_module(images).argmax(1).cpu() for images in (before, after))
+            classify = model or pl_module
+            predictions, predictions_adv = (classify(images).argmax(1).cpu() for images in (before, after))
         labels = y.cpu()[rows]
         shown = adversarial_examples_figure(before, after, labels, predictions, predictions_adv, names)
         log_image(trainer, f"test/robust_evaluation_examples{suffix}", shown, step=step)
-    if trainer.is_global_zero:
+    # `trainer.test(verbose=False)` asks for silence
+    if trainer.is_global_zero and trainer.test_loop.verbose:
         title = f"Accuracy under attack, {report.clean.images} test images{suffix}"
         Console().print(results_table(report.rows(), title=title))
     for flag in report.flags or ():

@@ -16,6 +16,7 @@ from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_a
 from lightning_advreg.callbacks.generators import check_generates, cycled_labels, generated
 from lightning_advreg.callbacks.image_log import batches_trained, log_image
 from lightning_advreg.callbacks.isolation import check_classifier, evaluation
+from lightning_advreg.callbacks.pixel_units import PixelUnits
 from lightning_advreg.callbacks.schedule import check_positive, due
 from lightning_advreg.reporting import adversarial_examples_figure, image_grid
 from lightning_advreg.values import Number, to_float
@@ -35,10 +36,15 @@ class AdversarialExamples(Callback):
         class_names: A name for each class; numbers are shown without.
         keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
             tuple, such as ``(0, 1)``. Pairs need none.
+        mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1]. Where the data
+            come normalised, these numbers put the attack and its budget into pixels, and ``forward`` gets normalised
+            images.
+        std: What each channel was divided by then, positive.
 
     Raises:
         TypeError: If the attack cannot be called, the module has no ``forward``, or a batch has no two tensors there.
-        ValueError: If a number is below 1, or a class has no name.
+        ValueError: If a number is below 1, a class has no name, or ``mean`` comes without ``std`` or does not fit the
+            images.
 
     Example:
         >>> from lightning_advreg.attacks import PGD
@@ -53,6 +59,8 @@ class AdversarialExamples(Callback):
         every_n_epochs: int = 1,
         class_names: Sequence[str] | None = None,
         keys: Keys = KEYS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if not callable(attack):
@@ -62,6 +70,8 @@ class AdversarialExamples(Callback):
         self.every_n_epochs = check_positive(every_n_epochs, "every_n_epochs")
         self.class_names = class_names
         self.keys = checked_keys(keys)
+        self.mean, self.std = mean, std
+        self._units = PixelUnits(mean, std, "AdversarialExamples")
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -113,9 +123,12 @@ class AdversarialExamples(Callback):
             return
         (x, y), self._kept = self._kept, None
         with evaluation(pl_module, x.device):
-            x_adv = self.attack(pl_module, x, y)
+            model, x = self._units.seen_by(pl_module, x.dtype), self._units.clean(x)
+            if self._units.normalised:
+                self._units.check(x)
+            x_adv = self.attack(model, x, y)
             with torch.no_grad():
-                predictions, predictions_adv = (pl_module(images).argmax(1) for images in (x, x_adv))
+                predictions, predictions_adv = (model(images).argmax(1) for images in (x, x_adv))
         figure = adversarial_examples_figure(x, x_adv, y, predictions, predictions_adv, self.class_names)
         log_image(trainer, f"{stage}/adversarial_examples", figure, step=trainer.global_step)
 

@@ -38,6 +38,11 @@ class PixelUnits:
         self._owner = owner
 
     @property
+    def normalised(self) -> bool:
+        """Whether images were normalised at all."""
+        return self._normalize is not None
+
+    @property
     def tolerance(self) -> float:
         """How far outside [0, 1] pixels may lie."""
         return RANGE_TOLERANCE if self._normalize is None else _ROUNDING
@@ -117,5 +122,12 @@ class FromPixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits ``(N, K)`` for pixels ``(N, C, H, W)`` in [0, 1]."""
-        logits: Tensor = self.model(self.units.as_given(x, self.dtype))
+        # attacks give float32 at least: what is less comes for a copy of the model in that precision
+        dtype = x.dtype if x.dtype.itemsize < torch.float32.itemsize else self.dtype
+        logits: Tensor = self.model(self.units.as_given(x, dtype))
         return logits
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Give the dtype of a module's weights, in which Lightning hands it its images."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)

@@ -172,7 +172,7 @@ class RobustAccuracy(Callback):
             with evaluation(pl_module, x.device, offset=place):
                 # tensors made under inference mode cannot take part in a backward pass, these copies can
                 images, labels = self._units.clean(x[:counted].detach().clone()), y[:counted].clone()
-                if place == 0 and self.mean is not None:
+                if place == 0 and self._units.normalised:
                     self._units.check(images)
                 x_adv, self._fits = attack_what_fits(attack, model, images, labels, self._fits)
                 with torch.no_grad():

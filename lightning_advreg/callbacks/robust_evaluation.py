@@ -26,15 +26,14 @@ from lightning_advreg.attacks import (
 from lightning_advreg.callbacks.batches import KEYS, Keys, checked_keys, taken_apart
 from lightning_advreg.callbacks.collected import CollectedImages
 from lightning_advreg.callbacks.evaluation_pictures import show_report
+from lightning_advreg.callbacks.evaluation_record import rates_to_log, write_report
 from lightning_advreg.callbacks.isolation import Logits, check_classifier, evaluation
+from lightning_advreg.callbacks.pixel_units import PixelUnits, dtype_of
 from lightning_advreg.callbacks.robust_accuracy import RobustAccuracy
 from lightning_advreg.callbacks.schedule import check_positive
 from lightning_advreg.data.share import shares
-from lightning_advreg.evaluation import CurveSettings, Rate, RobustnessReport, evaluate_robustness
+from lightning_advreg.evaluation import CurveSettings, RobustnessReport, evaluate_robustness
 from lightning_advreg.evaluation.attacks import budget_of, budget_to_look_at, named_attacks
-from lightning_advreg.files import write_json
-from lightning_advreg.files.outlasting import outlasting
-from lightning_advreg.metrics.worst_case import WORST_CASE
 from lightning_advreg.values import Number, to_float
 
 _PROGRESS = "robust_evaluation_progress"
@@ -76,6 +75,10 @@ class RobustEvaluation(Callback):
         seed: Of attacks that have none of their own.
         keys: Where a batch has its images and labels: keys of a dict, such as ``("pixels", "class")``, or places in a
             tuple, such as ``(0, 1)``. Pairs need none.
+        mean: What was subtracted from each channel of the images, in [0, 1]; None for images in [0, 1]. Where the data
+            come normalised, these numbers put the attack and its budget into pixels, and ``forward`` gets normalised
+            images.
+        std: What each channel was divided by then, positive.
 
     Attributes:
         reports: The reports of the last ``test``, one for each loader that had images.
@@ -83,7 +86,8 @@ class RobustEvaluation(Callback):
     Raises:
         TypeError: If the module has no ``forward``, an attack cannot be called, or a batch has no two tensors there.
         ValueError: If there is no budget to be found, a number is below its bound, AutoAttack's settings come with
-            other attacks, a class has no name, or another callback logs or writes under the same names.
+            other attacks, a class has no name, ``mean`` comes without ``std`` or does not fit the images, or another
+            callback logs or writes under the same names.
 
     Example:
         >>> RobustEvaluation(version="fast", eps="8/255", max_samples=1000).max_samples
@@ -106,6 +110,8 @@ class RobustEvaluation(Callback):
         acceleration: Acceleration | None = Acceleration(),
         seed: int = 0,
         keys: Keys = KEYS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.attacks = None if attacks is None else named_attacks(attacks)
@@ -127,6 +133,8 @@ class RobustEvaluation(Callback):
         self.batch_size = None if batch_size is None else check_positive(batch_size, "batch_size")
         self.progress, self.acceleration, self.seed = progress, acceleration, seed
         self.keys = checked_keys(keys)
+        self.mean, self.std = mean, std
+        self._units = PixelUnits(mean, std, "RobustEvaluation")
         self.reports: list[RobustnessReport] = []
         self._collected: list[CollectedImages] = []
 
@@ -151,7 +159,7 @@ class RobustEvaluation(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last test."""
-        self._collected = [CollectedImages(share) for share in shares(trainer, self.max_samples)]
+        self._collected = [CollectedImages(share, self._units) for share in shares(trainer, self.max_samples)]
         self.reports = []
 
     def on_test_batch_end(
@@ -210,12 +218,16 @@ class RobustEvaluation(Callback):
         if leaves_files:
             # a name of its own for all that decides the result, so that nothing else is taken for its progress
             marks = fingerprint(pl_module, x, y, {**attacks, "curve": curve}, self.seed)
+            marks |= {} if self.mean is None else {"units": str((self.mean, self.std))}
             digest = hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]
             saved.append(Path(trainer.default_root_dir, _PROGRESS, digest))
         with evaluation(pl_module, pl_module.device):
-            self._check_class_names(pl_module, x)
+            model = self._units.seen_by(Logits(pl_module), dtype_of(pl_module))
+            if self.class_names is not None:
+                with torch.no_grad():
+                    self._check_class_names(pl_module, model(x[:1].to(pl_module.device)))
             report = evaluate_robustness(
-                Logits(pl_module),
+                model,
                 x,
                 y,
                 attacks,
@@ -229,12 +241,11 @@ class RobustEvaluation(Callback):
                 ranks=ranks,
             )
         if leaves_files and trainer.is_global_zero:
-            _write(folder, "robust_evaluation" + suffix.replace("/", "_"), report)
-        for name, rate in _logged(report).items():
+            write_report(folder, "robust_evaluation" + suffix.replace("/", "_"), report)
+        for name, rate in rates_to_log(report).items():
             pl_module.log(f"test/robust_acc/{name}{suffix}", rate.accuracy, sync_dist=True)
-        show_report(
-            trainer, pl_module, report, x, y, examples=self.examples, class_names=self.class_names, suffix=suffix
-        )
+        names = self.class_names
+        show_report(trainer, pl_module, report, x, y, model, examples=self.examples, class_names=names, suffix=suffix)
         return report
 
     def _attacks(self, pl_module: pl.LightningModule) -> dict[str, Attack]:
@@ -263,28 +274,10 @@ class RobustEvaluation(Callback):
             raise ValueError(f"curve_eps={self.curve_eps} needs an attack with a budget eps > 0 to scale; give one.")
         return CurveSettings.around(bounded[-1], self.curve_eps)
 
-    def _check_class_names(self, pl_module: pl.LightningModule, x: Tensor) -> None:
-        if self.class_names is None:
-            return
-        with torch.no_grad():
-            num_classes = pl_module(x[:1].to(pl_module.device)).shape[-1]
-        if len(self.class_names) < num_classes:
+    def _check_class_names(self, pl_module: pl.LightningModule, logits: Tensor) -> None:
+        names, num_classes = len(self.class_names or ()), logits.shape[-1]
+        if names < num_classes:
             raise ValueError(
-                f"class_names has {len(self.class_names)} names, but {type(pl_module).__name__} gives {num_classes} "
-                "classes; give one name per class."
+                f"class_names has {names} names, but {type(pl_module).__name__} gives {num_classes} classes; give one "
+                "name per class."
             )
-
-
-def _logged(report: RobustnessReport) -> dict[str, Rate]:
-    logged: dict[str, Rate] = {}
-    for name, result in report.attacks.items():
-        logged[name] = result.robust
-        if len(result.stages) > 1:
-            logged |= {f"{name}/{stage}": rate for stage, rate in result.stages.items()}
-    return {**logged, WORST_CASE: report.worst_case}
-
-
-def _write(folder: Path, name: str, report: RobustnessReport) -> None:
-    for path, content in ((f"{name}.json", report.as_dict()), (f"{name}_timings.json", report.timings())):
-        with outlasting(folder / path):
-            write_json(folder / path, content, allow_nan=False)

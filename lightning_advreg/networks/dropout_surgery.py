@@ -95,6 +95,11 @@ def set_dropout_(
     return tuple(order)
 
 
+def drops_by_attachment(layer: nn.Module) -> bool:
+    """Tell whether :func:`set_dropout_` has attached dropout to a layer."""
+    return hasattr(layer, _NAME)
+
+
 def _take_back(network: nn.Module) -> None:
     for layer in list(network.modules()):
         detach(layer, _NAME)

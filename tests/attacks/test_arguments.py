@@ -1,11 +1,12 @@
 import dataclasses
 import pickle
+import re
 
 import jsonargparse
 import pytest
 import torch
 
-from lightning_advreg.attacks import FGSM, PGD, Attack, BoundedAttack
+from lightning_advreg.attacks import FAB, FGSM, NFGSM, PGD, Attack, AutoAttack, BoundedAttack, Square
 
 # jsonargparse 4.49 renames instantiate_classes; the oldest supported release has no other name for it
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
@@ -26,6 +27,29 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_arguments_out_of_range_are_named(attack, arguments, message):
     with pytest.raises(ValueError, match=message):
         attack(**arguments)
+
+
+@pytest.mark.parametrize("attack", [FGSM, NFGSM, PGD, Square, FAB, AutoAttack])
+def test_no_linf_budget_is_above_1(attack):
+    for eps, said, remedy in [(8, "8", "8/255"), (1.5, "1.5", "1.5/255"), ("510/255", "510/255", "2/255")]:
+        message = (
+            f"eps of {attack.__name__} is {said}, but pixels are in [0, 1] and no Linf budget above 1 means anything; "
+            f"write {remedy}?"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            attack(eps=eps)
+    assert attack(eps=1).radius == 1
+    if attack is not NFGSM:
+        assert attack(norm="l2", eps=8).radius == 8
+
+
+@pytest.mark.parametrize("attack", [FGSM, NFGSM, PGD, Square, FAB, AutoAttack])
+def test_a_scaled_linf_budget_ends_at_the_whole_box(attack):
+    assert attack(eps=0.6).scaled(2).radius == 1
+    # rounding, as of a curve that ends at 1
+    assert attack(eps=0.1).scaled(1 / 0.1 * (1 + 1e-15)).radius == 1
+    if attack is not NFGSM:
+        assert attack(norm="l2", eps=0.6).scaled(2).radius == 1.2
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ def callback(attacks=PGD3, **settings):
     return RobustEvaluation(attacks, **{"masking": False, "curve_eps": [], **settings})
 
 
-def run(tmp_path, evaluating, data=None, module=None, **settings):
+def run(tmp_path, evaluating, data=None, module=None, verbose=False, **settings):
     module = Foreign(seed=1) if module is None else module
-    return trainer(tmp_path, evaluating, **settings).test(module, loader(20) if data is None else data, verbose=False)
+    return trainer(tmp_path, evaluating, **settings).test(module, data or loader(20), verbose=verbose)
 
 
 def results(folder, suffix=""):

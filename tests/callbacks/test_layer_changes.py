@@ -278,3 +278,42 @@ def test_arguments():
         DropoutAblation(0.1, "path")
     with pytest.raises(ValueError, match="block_size must be an integer of at least 1, got 0"):
         DropoutAblation(0.1, "dropblock", block_size=0)
+
+
+class TwoHeads(Foreign):
+    """The head that counts comes first, as where an auxiliary one is declared last."""
+
+    def __init__(self):
+        super().__init__()
+        self.network[4] = nn.Identity()
+        self.auxiliary = nn.Linear(128, 2)
+
+
+def test_it_is_said_once_where_dropout_is(tmp_path, caplog):
+    def said(callback, module, *more):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run = trainer(tmp_path, callback)
+            run.fit(module, loader(4))
+            for name in more:
+                getattr(run, name)(module, loader(4), **({} if name == "predict" else {"verbose": False}))
+        return [record.getMessage() for record in caplog.records if "DropoutAblation" in record.getMessage()]
+
+    start = "DropoutAblation(p=0.3, kind='dropout'"
+    assert said(DropoutAblation(0.3), TwoHeads(), "test", "validate") == [
+        f"{start}) attaches dropout to TwoHeads: auxiliary, the last linear layer in the order of its modules; for "
+        "others, name layers after which to drop with layers=[...]."
+    ]
+    assert said(DropoutAblation(0.3, layers="network.3"), TwoHeads()) == [
+        f"{start}, layers=['network.3']) attaches dropout to TwoHeads: network.3."
+    ]
+    assert said(DropoutAblation(0.3), Foreign()) == [f"{start}) sets dropout that Foreign has: network.4."]
+    both = DropoutAblation(0.3, layers=["network.3", "network.4"])
+    assert [line.partition(") ")[2] for line in said(both, Foreign())] == [
+        "sets dropout that Foreign has: network.4.",
+        "attaches dropout to Foreign: network.3.",
+    ]
+    off = DropoutAblation(0)
+    assert said(off, Foreign()) == [
+        "DropoutAblation(p=0.0, kind='dropout') switches off what there is of this kind in Foreign."
+    ]

@@ -91,9 +91,14 @@ def test_signs_of_masking_are_warnings_and_in_the_file(tmp_path):
 @pytest.mark.parametrize(("bars", "progress"), [(True, True), (True, False), (False, True)])
 def test_bars_and_a_table_on_the_terminal(tmp_path, capfd, bars, progress):
     evaluating = callback({"fgsm": FGSM(eps=0.3), "pgd": PGD3}, progress=progress)
-    run(tmp_path, evaluating, enable_progress_bar=bars)
+    run(tmp_path, evaluating, enable_progress_bar=bars, verbose=True)
     out, err = capfd.readouterr()
     assert (re.search(r"fgsm: 100%.*robust acc", err) is not None) == (bars and progress)
     worst = evaluating.reports[0].worst_case
     assert "Accuracy under attack, 20 test images" in out
     assert re.search(rf"worst case +{100 * worst.accuracy:.2f} %", out)
+
+
+def test_no_table_where_the_test_is_to_be_silent(tmp_path, capfd):
+    run(tmp_path, callback(FGSM(eps=0.3)), verbose=False)
+    assert "Accuracy under attack" not in capfd.readouterr().out
