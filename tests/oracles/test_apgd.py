@@ -26,6 +26,9 @@ def robust(net, x_adv, y):
     return accuracy
 
 
+STARTS = 5
+
+
 def allowed(y):
     # half a point, and half an image for what a random start decides
     return 0.005 + 0.5 / len(y) + 1e-9
@@ -57,10 +60,18 @@ def test_pgd(case, norm, stop_at_success):
     net, x, y, eps, _ = case
     reference = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
     wrapped = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    theirs = reference(abs_stepsize=eps[norm] / 8, steps=20)(wrapped, x, y, epsilons=eps[norm])[1]
-    ours = PGD(norm=norm, eps=eps[norm], step_size=eps[norm] / 8, steps=20, stop_at_success=stop_at_success, seed=0)
+    left = {"ours": 0.0, "theirs": 0.0}
+    # the mean of several random starts: one alone decides an image or two
+    for seed in range(STARTS):
+        ours = PGD(
+            norm=norm, eps=eps[norm], step_size=eps[norm] / 8, steps=20, stop_at_success=stop_at_success, seed=seed
+        )
+        left["ours"] += robust(net, ours(net, x, y), y) / STARTS
+        torch.manual_seed(seed)
+        theirs = reference(abs_stepsize=eps[norm] / 8, steps=20)(wrapped, x, y, epsilons=eps[norm])[1]
+        left["theirs"] += robust(net, theirs, y) / STARTS
     # foolbox starts further out, which costs it steps in L2
-    assert robust(net, ours(net, x, y), y) <= robust(net, theirs, y) + allowed(y)
+    assert left["ours"] <= left["theirs"] + allowed(y)
 
 
 def test_l1_apgd_beats_sparse_descent(digits_net, digits_batch):
