@@ -1,8 +1,3 @@
-import itertools
-import os
-import socket
-
-import lightning.fabric.plugins.environments.lightning as of_lightning
 import pytest
 from hypothesis import settings
 
@@ -13,24 +8,10 @@ settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def ports_of_this_worker():
-    """Processes meet on ports that nobody else is given: one that was free a moment ago may be taken by now.
-
-    The system gives away ports from 32768; each worker of pytest-xdist has a thousand below.
-    """
-    first = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
-    candidates = itertools.cycle(range(first, first + 1_000))
-
-    def free():
-        for port in candidates:
-            with socket.socket() as listening:
-                if listening.connect_ex(("127.0.0.1", port)) != 0:
-                    return port
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(of_lightning, "find_free_network_port", free)
-        yield
+@pytest.fixture(autouse=True)
+def no_port_is_left_over(monkeypatch):
+    """Forget where the processes of an earlier test met: Lightning would meet there again, and the port is taken."""
+    monkeypatch.delenv("MASTER_PORT", raising=False)
 
 
 @pytest.fixture(scope="module")

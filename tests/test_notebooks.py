@@ -7,11 +7,11 @@ in place of the cell, since it asks whether the cells run; the slow test runs it
 
 import ast
 import json
-import logging
 import os
 import re
 import resource
-import warnings
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,30 +83,28 @@ def test_the_file_is_small_and_names_no_machine(path):
     assert not [found.group() for text in texts for found in MACHINE.finditer(text)]
 
 
-@pytest.fixture
-def as_it_was():
-    """Put back what notebooks set for the whole process: filters of warnings, levels of loggers, open figures."""
-    import matplotlib.pyplot as plt
+RUN = """
+import json, sys
 
-    names = [None, *logging.root.manager.loggerDict]
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings(), plt.rc_context():
-        yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    plt.close("all")
+for source in json.load(sys.stdin):
+    lines = [line for line in source.splitlines() if not line.startswith("%")]
+    exec(compile("\\n".join(lines), "a cell", "exec"), globals())
+"""
 
 
 @each_notebook
-def test_the_cells_run_from_top_to_bottom(path, tmp_path, monkeypatch, capsys, recwarn, as_it_was):
-    monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__main__"}
+def test_the_cells_run_from_top_to_bottom(path, tmp_path):
     first, *others = code_cells(path)
-    for source in (first["metadata"]["test_source"], *("".join(cell["source"]) for cell in others)):
-        lines = [line for line in source.splitlines() if not line.startswith("%")]
-        exec(compile("\n".join(lines), str(path), "exec"), namespace)
+    sources = [first["metadata"]["test_source"], *("".join(cell["source"]) for cell in others)]
+    # a process of its own, as in Jupyter: loggers, W&B and environment variables are those of no other test
+    paths = os.pathsep.join([str(path.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input=json.dumps(sources), cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     stored = [output for cell in others for output in cell["outputs"] if output.get("name") == "stdout"]
-    assert bool(capsys.readouterr().out.strip()) == bool(stored)
+    assert bool(done.stdout.strip()) == bool(stored)
     assert not [*tmp_path.iterdir()], "notebooks write to temporary folders of their own"
 
 
