@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Adam
 
 from benchmarks.each_method.study import Column, Row, Study, Values
-from benchmarks.each_method.training import Clock, Pace, fit, seed_all
+from benchmarks.each_method.training import Clock, PacedSetting, fit, seed_all
 from lightning_advreg import AdversarialClassifier, RegularizedClassifier
 from lightning_advreg.attacks import APGD, FGSM, NFGSM, PGD, AttackSchedule, AutoAttack, WorstOf, attack_in_stages
 from lightning_advreg.callbacks import WeightAverage
@@ -42,7 +42,7 @@ ATTACK = PGD(eps=EPS, step_size=0.05, steps=7)
 _L2 = PGD(norm="l2", eps=EPS_L2, step_size=0.125, steps=7)
 
 
-class AdversarialTraining:
+class AdversarialTraining(PacedSetting):
     """The small CNN on 1,437 digits, under attack in every step.
 
     Args:
@@ -57,9 +57,8 @@ class AdversarialTraining:
     def __init__(
         self, epochs: int = EPOCHS, images: int | None = None, pace_epochs: int = 1, *, l2: bool = False
     ) -> None:
-        self.epochs, self.images, self.l2 = epochs, images, l2
-        self._pace = Pace(self._fit, pace_epochs)
-        self._spent = 0.0
+        super().__init__(epochs, pace_epochs)
+        self.images, self.l2 = images, l2
         in_l2 = [Column("pgd50_l2", f"PGD-50, L2 eps {EPS_L2}", "%")] if l2 else []
         self.columns: Sequence[Column] = [
             Column("clean", "clean", "%"),
@@ -106,10 +105,6 @@ class AdversarialTraining:
             values["pgd50_l2"] = share * in_l2.standing_after("pgd")
         return {key: None if value is None else round(value, 3) for key, value in values.items()}
 
-    def prepare(self, baseline: Row) -> None:
-        """Take the pace of the baseline before a run."""
-        self._pace.before(baseline)
-
     def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Name the rows that are better than the baseline under PGD alone, which is a sign of gradient masking."""
         means = {row["name"]: {key: statistics.fmean(row["values"][key]) for key in ("pgd50", "worst")} for row in rows}
@@ -125,13 +120,6 @@ class AdversarialTraining:
         return (
             f"Better than the baseline under PGD alone and not under APGD-T too, a sign of gradient masking: {named}."
         )
-
-    def cost(self, baseline: Row) -> float | None:
-        """Give the time of the last run over that of the baseline at the pace around it."""
-        return round(self._spent / (self.epochs * self._pace.after(baseline)), 3)
-
-    def _fit(self, row: Row, epochs: int, clock: Clock) -> None:
-        self._trained(row, 0, epochs, clock)
 
     def _trained(self, row: Row, seed: int, epochs: int, clock: Clock) -> nn.Module:
         arguments: dict[str, Any] = row.build(seed)

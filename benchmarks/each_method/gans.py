@@ -1,6 +1,6 @@
 """GANs on the digits: the setting, and the studies of losses, critic penalties and what else steadies a GAN."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch.optim import Adam
 
 from benchmarks.each_method.study import Column, Row, Study, Values
-from benchmarks.each_method.training import Clock, Pace, fit, seed_all
+from benchmarks.each_method.training import Clock, PacedSetting, fit, seed_all
 from lightning_advreg import GAN, RegularizedClassifier
 from lightning_advreg.augmentations import AdaptiveAugment, DiffAugment
 from lightning_advreg.constraints import WeightClip
@@ -24,7 +24,7 @@ EPOCHS, SAMPLES, JUDGE_EPOCHS, BATCHES, IMAGES = 20, 5_000, 15, 22, 1_437
 _SHAPE = (1, 8, 8)
 
 
-class SmallGAN:
+class SmallGAN(PacedSetting):
     """The MLP pair on 1,437 digits.
 
     Args:
@@ -43,9 +43,8 @@ class SmallGAN:
     )
 
     def __init__(self, epochs: int = EPOCHS, samples: int = SAMPLES, pace_epochs: int = 2) -> None:
-        self.epochs, self.samples = epochs, samples
-        self._pace = Pace(self._fit, pace_epochs)
-        self._spent = 0.0
+        super().__init__(epochs, pace_epochs)
+        self.samples = samples
 
     @property
     def task(self) -> str:
@@ -81,21 +80,6 @@ class SmallGAN:
             "modes": float(found["modes"]),
             "mode_kl": round(found["mode_kl"].item(), 4),
         }
-
-    def prepare(self, baseline: Row) -> None:
-        """Take the pace of the baseline before a run."""
-        self._pace.before(baseline)
-
-    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Give nothing."""
-        return ""
-
-    def cost(self, baseline: Row) -> float | None:
-        """Give the time of the last run over that of the baseline at the pace around it."""
-        return round(self._spent / (self.epochs * self._pace.after(baseline)), 3)
-
-    def _fit(self, row: Row, epochs: int, clock: Clock) -> None:
-        self._trained(row, 0, epochs, clock)
 
     def _trained(self, row: Row, seed: int, epochs: int, clock: Clock) -> GAN:
         seed_all(seed)

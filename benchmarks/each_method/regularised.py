@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from benchmarks.each_method.study import Column, Row, Values
-from benchmarks.each_method.training import Clock, Pace, fit, seed_all
+from benchmarks.each_method.training import Clock, PacedSetting, fit, seed_all
 from lightning_advreg import RegularizedClassifier
 from lightning_advreg.attacks import PGD, Attack, AutoAttack, attack_in_stages
 from lightning_advreg.data import DigitsDataModule
@@ -20,7 +20,7 @@ from lightning_advreg.networks import MNISTConvNet, PreActResNet18
 EPS, EPOCHS, TRAIN_IMAGES = 0.1, 60, 150
 
 
-class FewImages:
+class FewImages(PacedSetting):
     """The small CNN on 150 digits, without attacks.
 
     Args:
@@ -40,9 +40,8 @@ class FewImages:
     )
 
     def __init__(self, epochs: int = EPOCHS, images: int | None = None, pace_epochs: int = 10) -> None:
-        self.epochs, self.images = epochs, images
-        self._pace = Pace(self._fit, pace_epochs)
-        self._spent = 0.0
+        super().__init__(epochs, pace_epochs)
+        self.images = images
 
     @property
     def task(self) -> str:
@@ -71,21 +70,6 @@ class FewImages:
     def _left(network: nn.Module, x: Tensor, y: Tensor, stages: Mapping[str, Attack], seed: int) -> tuple[float, float]:
         outcome = attack_in_stages(network, x, y, stages, seed=seed, batch_size=360)
         return 100 * int(outcome.clean.sum()) / len(x), 100 * int(outcome.robust.sum()) / len(x)
-
-    def prepare(self, baseline: Row) -> None:
-        """Take the pace of the baseline before a run."""
-        self._pace.before(baseline)
-
-    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Give nothing."""
-        return ""
-
-    def cost(self, baseline: Row) -> float | None:
-        """Give the time of the last run over that of the baseline at the pace around it."""
-        return round(self._spent / (self.epochs * self._pace.after(baseline)), 3)
-
-    def _fit(self, row: Row, epochs: int, clock: Clock) -> None:
-        self._trained(row, 0, epochs, clock)
 
     def _trained(self, row: Row, seed: int, epochs: int, clock: Clock) -> nn.Module:
         # made first: helpers draw from the generators

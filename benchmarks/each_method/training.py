@@ -1,7 +1,9 @@
 """Training in one thread, and what it costs: processor time over that of a baseline that runs before and after."""
 
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import Trainer, seed_everything
@@ -10,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from benchmarks.each_method.study import Row
 from lightning_advreg.data import ImageDataModule
 
-Fit = Callable[[Row, int, "Clock"], None]
+Fit = Callable[[Row, int, "Clock"], object]
 """Train a row for some epochs, timed."""
 
 
@@ -59,6 +61,36 @@ class Pace:
         clock = Clock()
         self._fit(baseline, 1 + self._epochs, clock)
         return sum(clock.seconds[1:]) / self._epochs
+
+
+class PacedSetting(ABC):
+    """A setting whose cost is the time of training over that of the baseline before and after.
+
+    Args:
+        epochs: Of training.
+        pace_epochs: Epochs of the baseline that each cost is measured against.
+    """
+
+    def __init__(self, epochs: int, pace_epochs: int) -> None:
+        self.epochs = epochs
+        self._pace = Pace(lambda row, count, clock: self._trained(row, 0, count, clock), pace_epochs)
+        self._spent = 0.0
+
+    def prepare(self, baseline: Row) -> None:
+        """Take the pace of the baseline before a run."""
+        self._pace.before(baseline)
+
+    def remark(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Give nothing."""
+        return ""
+
+    def cost(self, baseline: Row) -> float | None:
+        """Give the time of the last run over that of the baseline at the pace around it."""
+        return round(self._spent / (self.epochs * self._pace.after(baseline)), 3)
+
+    @abstractmethod
+    def _trained(self, row: Row, seed: int, epochs: int, clock: Clock) -> Any:  # noqa: ANN401
+        """Train a row, timed, and give what is measured."""
 
 
 def fit(

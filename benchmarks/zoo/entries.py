@@ -1,7 +1,7 @@
 """What is in the zoo, and what its cards say besides figures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from lightning_advreg.attacks import PGD, Attack, AutoAttack
@@ -48,7 +48,7 @@ class Entry:
     limits: tuple[str, ...] = (*_LIMITS, _NOT_TESTED)
     weights: Literal["raw", "average"] = "raw"
     extractor: str | None = None
-    eps: float = field(default=EPS)
+    eps: float = EPS
 
     def measured(self) -> Mapping[str, tuple[str, Attack | None]]:
         """Give what a classifier is measured with, by key: a title, and an attack or None.

@@ -141,7 +141,7 @@ class SearchAttack(Attack):
     def _normalise_eps(self) -> None:
         given = self.eps  # type: ignore[attr-defined]
         self._normalise("eps")
-        radius = to_float(given, "eps")
+        radius = self.eps  # type: ignore[attr-defined]
         if self.norm == "linf" and radius > 1:
             written = given if isinstance(given, str) else f"{radius:g}"
             raise ValueError(
